@@ -5,6 +5,8 @@
 //! It knows no network, no command line and no config file.
 
 pub mod error;
+pub mod files;
 pub mod limits;
+pub mod spec;
 
 pub use error::Error;
