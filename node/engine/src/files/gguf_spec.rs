@@ -1,7 +1,8 @@
 //! What a GGUF's metadata say about the model.
 //!
-//! The keys are `ARCHITECTURE.key`. Some of what matters is implied by the architecture's name and stands nowhere in the
-//! file: which columns of a head turn together, Gemma 3's pattern of windows and its second rotary base.
+//! The keys are `ARCHITECTURE.key`. Some of what matters is implied by the architecture's name and stands
+//! nowhere in the file: which columns of a head turn together, Gemma 3's pattern of windows and its second
+//! rotary base.
 
 use kwaainet_kernels::{Format, RopePairing, RopeScaling};
 
@@ -81,8 +82,8 @@ impl Keys<'_, '_> {
     }
 }
 
-/// Reads the description. `name` is the model's name if the file has none; `tensors` is the table of the whole set,
-/// `factors` the values of its tensor `rope_freqs.weight`, if there is one.
+/// Reads the description. `name` is the model's name if the file has none; `tensors` is the table of the whole
+/// set, `factors` the values of its tensor `rope_freqs.weight`, if there is one.
 pub(crate) fn spec_from_header(
     header: &Header<'_>,
     name: &str,
@@ -169,8 +170,8 @@ fn scaling(
     let longrope = ["rope_factors_long.weight", "rope_factors_short.weight"];
     if tensors.iter().any(|tensor| longrope.contains(&tensor.name.as_str())) {
         return Err(Error::unsupported(format!(
-            "{file} asks for the rotary scaling longrope; linear, llama3 and yarn can be run. A variant of the model \
-             with a shorter context (such as 4k instead of 128k) may have none"
+            "{file} asks for the rotary scaling longrope; linear, llama3 and yarn can be run. A variant of \
+            the model with a shorter context (such as 4k instead of 128k) may have none"
         )));
     }
     let form = keys.header.string(&keys.key("rope.scaling.type"))?;
@@ -208,7 +209,8 @@ fn scaling(
         (scaling, None) => Ok(scaling),
         (RopeScaling::None, Some(factors)) => Ok(RopeScaling::Factors(factors)),
         (_, Some(_)) => Err(Error::unsupported(format!(
-            "{file} holds rope_freqs.weight and asks for the rotary scaling {form:.40} too; one of them can be run"
+            "{file} holds rope_freqs.weight and asks for the rotary scaling {form:.40} too; one of both can \
+             be run"
         ))),
     }
 }
@@ -226,8 +228,8 @@ pub(crate) fn rope_factors(file: &str, tensor: &TensorInfo, data: &[u8]) -> Resu
     Ok(data.chunks_exact(4).map(value).collect())
 }
 
-/// Control pieces that end a turn or a text, by the names that the families give them. A GGUF has keys for three ids at
-/// most, and many files state one where the model uses several.
+/// Control pieces that end a turn or a text, by the names that the families give them. A GGUF has keys for
+/// three ids at most, and many files state one where the model uses several.
 const STOP_PIECES: [&str; 8] = [
     "<|endoftext|>",
     "<|end_of_text|>",

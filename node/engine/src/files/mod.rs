@@ -1,8 +1,9 @@
 //! Model files: from a path to checked tensors.
 //!
-//! A GGUF (whole or split) and a Hugging Face folder leave this room as the same thing: a [`ModelSpec`], and for each
-//! role the rows of bytes where they lie in a mapped file. Opening reads headers only; weights are touched when they are
-//! used. A file that contradicts itself is refused here, so that what follows need not doubt a shape.
+//! A GGUF (whole or split) and a Hugging Face folder leave this room as the same thing: a [`ModelSpec`], and
+//! for each role the rows of bytes where they lie in a mapped file. Opening reads headers only; weights are
+//! touched when they are used. A file that contradicts itself is refused here, so that what follows need not
+//! doubt a shape.
 
 pub mod gguf;
 mod gguf_spec;
@@ -78,8 +79,8 @@ pub enum TokenizerSource<'a> {
 
 /// An opened model: every header read and checked, no weight touched.
 ///
-/// The files must not be changed or cut short while this lives: they are mapped, and the system ends a process that
-/// reads past the end of a mapped file.
+/// The files must not be changed or cut short while this lives: they are mapped, and the system ends a
+/// process that reads past the end of a mapped file.
 #[derive(Debug)]
 pub struct ModelFiles {
     kind: Kind,
@@ -209,7 +210,8 @@ impl ModelFiles {
         let config_path = folder.join("config.json");
         let Some(config) = read_small(&config_path, CONFIG_BYTES_MAX)? else {
             return Err(Error::request(format!(
-                "{} has no config.json; a model is a .gguf file, or a folder with config.json and model.safetensors",
+                "{} has no config.json; a model is a .gguf file, or a folder with config.json and \
+                 model.safetensors",
                 folder.display()
             )));
         };
@@ -251,8 +253,8 @@ impl ModelFiles {
 
     /// The tensor of a role. `block` is `None` for roles outside blocks.
     ///
-    /// `Ok(None)` means that this model does without: biases and norms that its family has not, or the output matrix
-    /// of a tied head. Matrices that a file keeps in one tensor (Phi-3) come as their own rows.
+    /// `Ok(None)` means that this model does without: biases and norms that its family has not, or the output
+    /// matrix of a tied head. Matrices that a file keeps in one tensor (Phi-3) come as their own rows.
     ///
     /// # Errors
     ///
@@ -305,8 +307,8 @@ impl ModelFiles {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
     }
 
-    /// SHA-256 over all headers, lengths and times of change (and `config.json`): the same as long as nobody has written
-    /// to the files. It names packed copies. Weights are not read for it.
+    /// SHA-256 over all headers, lengths and times of change (and `config.json`): the same as long as nobody
+    /// has written to the files. It names packed copies. Weights are not read for it.
     pub fn fingerprint(&self) -> [u8; 32] {
         self.fingerprint
     }

@@ -1,7 +1,7 @@
 //! GGUF sets split in parts: `NAME-00001-of-00003.gguf` and so on.
 //!
-//! Whichever part is given, the whole set is opened in order. The first part holds the metadata; each part has a tensor
-//! table of its own.
+//! Whichever part is given, the whole set is opened in order. The first part holds the metadata; each part
+//! has a tensor table of its own.
 
 use std::path::PathBuf;
 
@@ -66,8 +66,8 @@ fn part_paths(given: &ModelFile, number: u64, count: u64) -> Result<Vec<PathBuf>
             Ok((0..count).map(path).collect())
         }
         None => Err(Error::request(format!(
-            "{} is part {} of {count} of a set, but its name does not end in {}, so the others can't be found; give \
-             the parts their names back",
+            "{} is part {} of {count} of a set, but its name does not end in {}, so the others can't be \
+            found; give the parts their names back",
             given.name(),
             number + 1,
             ending(number)
