@@ -22,7 +22,8 @@ pub const GGUF_ARRAY_ELEMENTS_MAX: u64 = 1 << 24;
 pub const GGUF_ARRAY_DEPTH_MAX: usize = 4;
 /// Largest alignment of tensor data, in bytes. Real files have 32; 2^16 serves pages of every kind.
 pub const GGUF_ALIGNMENT_BYTES_MAX: u64 = 1 << 16;
-/// Largest header of a SafeTensors file, in bytes. Real ones stay under one million; the format would allow a hundred.
+/// Largest header of a SafeTensors file, in bytes. Real ones stay under one million; the format would allow a
+/// hundred.
 pub const SAFETENSORS_HEADER_BYTES_MAX: u64 = 16 << 20;
 /// Largest `config.json` or `generation_config.json`, in bytes. Real ones have a few thousand.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;

@@ -1,7 +1,8 @@
 //! What a model is, in numbers: one description that covers every family by fields.
 //!
-//! Families differ in a handful of points (a norm more, a window, a bias, a scale). Each point is a field here, set by
-//! the reader of the file, so that the code that runs a block asks the field and never the family's name.
+//! Families differ in a handful of points (a norm more, a window, a bias, a scale). Each point is a field
+//! here, set by the reader of the file, so that the code that runs a block asks the field and never the
+//! family's name.
 
 use kwaainet_kernels::{RopePairing, RopeScaling};
 
@@ -28,7 +29,8 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
-/// The shape and the arithmetic of one model. Checked by [`ModelSpec::check`] whenever one is read from a file.
+/// The shape and the arithmetic of one model. Checked by [`ModelSpec::check`] whenever one is read from a
+/// file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
     /// The model's own name, or else its file's or folder's.
@@ -102,8 +104,8 @@ impl ModelSpec {
         self.kv_heads * self.head_width
     }
 
-    /// Checks every field against its limit and against the others, so that sizes computed from them cannot overflow
-    /// and no count is zero where one is divided by.
+    /// Checks every field against its limit and against the others, so that sizes computed from them cannot
+    /// overflow and no count is zero where one is divided by.
     pub fn check(&self, file: &str) -> Result<(), Error> {
         let broken = |what: String| Err(Error::broken(file, what));
         let counts = [
@@ -160,8 +162,8 @@ fn check_scaling(scaling: &RopeScaling, rotary_width: usize) -> Result<(), Strin
         RopeScaling::Llama3 { factor, low_frequency_factor, high_frequency_factor, original_context } => {
             if high_frequency_factor <= low_frequency_factor {
                 return Err(format!(
-                    "the rotary scaling's high frequency factor is {high_frequency_factor}; it has to be more than \
-                     the low one, {low_frequency_factor}"
+                    "the rotary scaling's high frequency factor is {high_frequency_factor}; it has to be \
+                    more than the low one, {low_frequency_factor}"
                 ));
             }
             vec![*factor, *low_frequency_factor, *high_frequency_factor, *original_context]

@@ -1,7 +1,8 @@
 //! What a GGUF's metadata say about the model.
 //!
-//! The keys are `ARCHITECTURE.key`. Some of what matters is implied by the architecture's name and stands nowhere in the
-//! file: which columns of a head turn together, Gemma 3's pattern of windows and its second rotary base.
+//! The keys are `ARCHITECTURE.key`. Some of what matters is implied by the architecture's name and stands
+//! nowhere in the file: which columns of a head turn together, Gemma 3's pattern of windows and its second
+//! rotary base.
 
 use kwaainet_kernels::{Format, RopePairing, RopeScaling};
 
@@ -81,13 +82,13 @@ impl Keys<'_, '_> {
     }
 }
 
-/// Reads the description. `name` is the model's name if the file has none; `factors` are the values of the tensor
-/// `rope_freqs.weight`, if there is one; `tensors` are those of all files of the model.
+/// Reads the description. `name` is the model's name if the file has none; `tensors` is the table of the whole
+/// set, `factors` the values of its tensor `rope_freqs.weight`, if there is one.
 pub(crate) fn spec_from_header(
     header: &Header<'_>,
     name: &str,
-    factors: Option<Vec<f32>>,
     tensors: &[TensorInfo],
+    factors: Option<Vec<f32>>,
 ) -> Result<ModelSpec, Error> {
     let file = header.file();
     let architecture = header
@@ -117,7 +118,7 @@ pub(crate) fn spec_from_header(
     let context_tokens = keys.required_count("context_length")?;
     let rope = Rope {
         theta: keys.float("rope.freq_base")?.unwrap_or(if gemma { 1e6 } else { 1e4 }),
-        scaling: scaling(&keys, factors, context_tokens, tensors)?,
+        scaling: scaling(&keys, tensors, factors, context_tokens)?,
     };
     let local_theta = keys.float("rope.freq_base_swa")?.unwrap_or(GEMMA3_THETA_LOCAL);
     let has_window = matches!(architecture, "llama" | "gemma3" | "phi3");
@@ -161,16 +162,16 @@ pub(crate) fn spec_from_header(
 
 fn scaling(
     keys: &Keys<'_, '_>,
+    tensors: &[TensorInfo],
     factors: Option<Vec<f32>>,
     context_tokens: usize,
-    tensors: &[TensorInfo],
 ) -> Result<RopeScaling, Error> {
     let file = keys.header.file();
-    let short = ["rope_factors_long.weight", "rope_factors_short.weight"];
-    if tensors.iter().any(|tensor| short.contains(&tensor.name.as_str())) {
+    let longrope = ["rope_factors_long.weight", "rope_factors_short.weight"];
+    if tensors.iter().any(|tensor| longrope.contains(&tensor.name.as_str())) {
         return Err(Error::unsupported(format!(
-            "{file} asks for the rotary scaling longrope; linear, llama3 and yarn can be run. A variant of the model \
-             with a shorter context (such as 4k instead of 128k) may have none"
+            "{file} asks for the rotary scaling longrope; linear, llama3 and yarn can be run. A variant of \
+            the model with a shorter context (such as 4k instead of 128k) may have none"
         )));
     }
     let form = keys.header.string(&keys.key("rope.scaling.type"))?;
@@ -208,32 +209,41 @@ fn scaling(
         (scaling, None) => Ok(scaling),
         (RopeScaling::None, Some(factors)) => Ok(RopeScaling::Factors(factors)),
         (_, Some(_)) => Err(Error::unsupported(format!(
-            "{file} holds rope_freqs.weight and asks for the rotary scaling {form:.40} too; one of them can be run"
+            "{file} holds rope_freqs.weight and asks for the rotary scaling {form:.40} too; one of both can \
+             be run"
         ))),
     }
 }
 
-/// The values of `rope_freqs.weight`, by which each frequency is divided. `bytes` is the whole file.
-pub(crate) fn rope_factors(header: &Header<'_>, bytes: &[u8]) -> Result<Option<Vec<f32>>, Error> {
-    let Some(tensor) = header.tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") else {
-        return Ok(None);
-    };
-    if tensor.format != Format::F32
-        || tensor.dimensions.len() != 1
-        || tensor.dimensions[0] > HEAD_WIDTH_MAX as u64
+/// The values of `rope_freqs.weight`, by which each frequency is divided; `data` are the tensor's bytes.
+pub(crate) fn rope_factors(file: &str, tensor: &TensorInfo, data: &[u8]) -> Result<Vec<f32>, Error> {
+    if tensor.format != Some(Format::F32)
+        || tensor.shape.len() != 1
+        || tensor.shape[0] > HEAD_WIDTH_MAX as u64
     {
-        return Err(Error::broken(
-            header.file(),
-            format!("rope_freqs.weight should be one short row of F32, but is {:?}", tensor.dimensions),
-        ));
+        let what = "rope_freqs.weight should be one short row of F32";
+        return Err(Error::broken(file, format!("{what}, but is {} {:?}", tensor.type_name, tensor.shape)));
     }
-    // Inside the file and at most 4 KiB: the header's reader and the line above saw to it.
-    let bytes = &bytes[tensor.offset as usize..][..tensor.bytes as usize];
     let value = |bytes: &[u8]| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
-    Ok(Some(bytes.chunks_exact(4).map(value).collect()))
+    Ok(data.chunks_exact(4).map(value).collect())
 }
 
-/// Ids that end a text, in the order of the keys; none twice.
+/// Control pieces that end a turn or a text, by the names that the families give them. A GGUF has keys for
+/// three ids at most, and many files state one where the model uses several.
+const STOP_PIECES: [&str; 8] = [
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<EOT>",
+];
+/// `tokenizer.ggml.token_type` of a control piece.
+const CONTROL: i64 = 3;
+
+/// Ids that end a text: those of the keys in their order, then control pieces known by name; none twice.
 pub(crate) fn stop_ids(header: &Header<'_>) -> Result<Vec<u32>, Error> {
     let mut ids = Vec::new();
     for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
@@ -248,6 +258,13 @@ pub(crate) fn stop_ids(header: &Header<'_>) -> Result<Vec<u32>, Error> {
         }
         for id in list {
             ids.push(u32::try_from(id).map_err(|_| header.broken(key, "should hold token ids"))?);
+        }
+    }
+    let pieces = header.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
+    let kinds = header.integers("tokenizer.ggml.token_type")?.unwrap_or_default();
+    for (id, (piece, kind)) in pieces.iter().zip(kinds).enumerate() {
+        if kind == CONTROL && STOP_PIECES.contains(piece) {
+            ids.push(id as u32); // the limit on elements of an array keeps it small
         }
     }
     let mut seen = std::collections::HashSet::new();

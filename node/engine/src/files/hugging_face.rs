@@ -1,8 +1,8 @@
 //! Hugging Face folders: `config.json` and its companions.
 //!
-//! The description of a model is spread over keys that families spell and default differently; this page knows the
-//! spellings and defaults, so that what leaves it is one [`ModelSpec`]. What would change the arithmetic in a way that
-//! the engine does not know is refused by name.
+//! The description of a model is spread over keys that families spell and default differently; this page
+//! knows the spellings and defaults, so that what leaves it is one [`ModelSpec`]. What would change the
+//! arithmetic in a way that the engine does not know is refused by name.
 
 use kwaainet_kernels::{RopePairing, RopeScaling};
 use serde_json::{Map, Value};
@@ -304,8 +304,8 @@ fn scaling(config: &Config<'_>, section: &Config<'_>, context_tokens: usize) -> 
             })
         }
         _ => Err(Error::unsupported(format!(
-            "{} asks for the rotary scaling {form:.40}; linear, llama3 and yarn can be run. A variant of the model with a \
-             shorter context (such as 4k instead of 128k) may have none",
+            "{} asks for the rotary scaling {form:.40}; linear, llama3 and yarn can be run. A variant of \
+            the model with a shorter context (such as 4k instead of 128k) may have none",
             section.file
         ))),
     }
@@ -389,7 +389,8 @@ fn window_pattern(
         }
     }
     Err(Error::unsupported(format!(
-        "{} lets some blocks slide in an order that does not repeat; every block, none, or all but every n-th can be run",
+        "{} lets some blocks slide in an order that does not repeat; every block, none, or all but every n-th \
+         can be run",
         config.file
     )))
 }
@@ -416,8 +417,8 @@ pub(crate) fn stop_ids(file: &str, bytes: &[u8], into: &mut Vec<u32>) -> Result<
     Ok(())
 }
 
-/// The chat template of `tokenizer_config.json` or `chat_template.json`: a string, or a list of which one is named
-/// `default`.
+/// The chat template of `tokenizer_config.json` or `chat_template.json`: a string, or a list of which one is
+/// named `default`.
 pub(crate) fn chat_template(file: &str, bytes: &[u8]) -> Result<Option<String>, Error> {
     let value = parse_json(file, bytes)?;
     let config = Config::new(file, &value)?;
@@ -435,7 +436,8 @@ pub(crate) fn chat_template(file: &str, bytes: &[u8]) -> Result<Option<String>, 
     }
 }
 
-/// The parts of a sharded model: every tensor's name with its file's name, checked to be a plain name in the folder.
+/// The parts of a sharded model: every tensor's name with its file's name, checked to be a plain name in the
+/// folder.
 pub(crate) fn weight_map(file: &str, bytes: &[u8]) -> Result<Vec<(String, String)>, Error> {
     let value = parse_json(file, bytes)?;
     let config = Config::new(file, &value)?;
@@ -454,4 +456,17 @@ pub(crate) fn weight_map(file: &str, bytes: &[u8]) -> Result<Vec<(String, String
         }
     }
     Ok(entries)
+}
+
+/// The config's keys with their values, shortened to a line each.
+pub(crate) fn describe(file: &str, bytes: &[u8]) -> Result<Vec<(String, String)>, Error> {
+    const SHOWN_CHARACTERS: usize = 120;
+    let value = parse_json(file, bytes)?;
+    let config = Config::new(file, &value)?;
+    let show = |(key, value): (&String, &Value)| {
+        let text = value.to_string();
+        let cut = text.char_indices().nth(SHOWN_CHARACTERS);
+        (key.clone(), cut.map_or_else(|| text.clone(), |(end, _)| format!("{}...", &text[..end])))
+    };
+    Ok(config.object.iter().map(show).collect())
 }

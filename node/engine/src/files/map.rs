@@ -1,7 +1,7 @@
 //! The bytes of model files, wherever they lie.
 //!
-//! Weights are read, not held: a file is mapped, and the system brings in the pages that are touched and drops them
-//! when it needs the room. A model that is compiled into the program has its bytes there already.
+//! Weights are read, not held: a file is mapped, and the system brings in the pages that are touched and
+//! drops them when it needs the room. A model that is compiled into the program has its bytes there already.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -32,13 +32,24 @@ impl FileBytes {
         if !about.is_file() {
             return Err(Error::request(format!("{} is not a file", path.display())));
         }
-        // SAFETY: the map is read-only and lives as long as the bytes lent from it. What no program can promise is that
-        // nobody else changes the file meanwhile: weights would then change under us (every number read from them is
-        // still a number, and headers are parsed into owned or re-checked form), and a file cut short would end the
-        // process with SIGBUS. Model files are written once; the manual says not to change them while a node runs.
+        // SAFETY: the map is read-only and lives as long as the bytes lent from it. What no program can
+        // promise is that nobody else changes the file meanwhile: weights would then change under us (every
+        // number read from them is still a number, and headers are parsed into owned or re-checked form), and
+        // a file cut short would end the process with SIGBUS. Model files are written once; the manual says
+        // not to change them while a node runs.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(failed("map"))?;
         let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
         Ok((FileBytes::Mapped(map), changed.map_or(0, |time| time.as_nanos())))
+    }
+
+    /// Tells the system that a range will be read from front to back soon. Only advice: errors are ignored.
+    pub(crate) fn advise_soon(&self, offset: usize, bytes: usize) {
+        #[cfg(unix)]
+        if let FileBytes::Mapped(map) = self {
+            let _ = map.advise_range(memmap2::Advice::WillNeed, offset, bytes);
+        }
+        #[cfg(not(unix))]
+        let _ = (offset, bytes);
     }
 }
 

@@ -1,8 +1,9 @@
 //! Which tensor of a file plays which part in a block.
 //!
-//! Files of the two kinds name the same matrices differently, and some store several in one. Here each name is matched
-//! to a role and to the rows that belong to it, with the shape that the model's description demands. A tensor of a block
-//! that matches nothing is refused: a step that is left out would give wrong text, not an error.
+//! Files of the two kinds name the same matrices differently, and some store several in one. Here each name
+//! is matched to a role and to the rows that belong to it, with the shape that the model's description
+//! demands. A tensor of a block that matches nothing is refused: a step that is left out would give wrong
+//! text, not an error.
 
 use std::collections::HashMap;
 
@@ -81,7 +82,8 @@ pub(crate) enum Naming {
     },
 }
 
-/// Prefixes of text models of Hugging Face: alone, and inside models that also see (two generations of names).
+/// Prefixes of text models of Hugging Face: alone, and inside models that also see (two generations of
+/// names).
 const PREFIXES: [&str; 3] = ["model.", "language_model.model.", "model.language_model."];
 
 impl Naming {
@@ -111,7 +113,8 @@ impl Naming {
                 ("output.weight".to_owned(), Role::Output),
             ],
             Naming::HuggingFace { prefix } => {
-                // The head stands beside the text model: `lm_head` and `model.`, `language_model.lm_head` and so on.
+                // The head stands beside the text model: `lm_head` and `model.`, `language_model.lm_head` and
+                // so on.
                 let parent = prefix.strip_suffix("model.").filter(|_| prefix == "language_model.model.");
                 [
                     (format!("{prefix}embed_tokens.weight"), Role::Embedding),
@@ -244,8 +247,8 @@ fn optional(architecture: &str, role: Role) -> bool {
 ///
 /// # Errors
 ///
-/// [`Error::Broken`] if a part is missing or has another shape; [`Error::Unsupported`] if a block holds a tensor that
-/// the family's arithmetic here does not use, or one of a type without kernels.
+/// [`Error::Broken`] if a part is missing or has another shape; [`Error::Unsupported`] if a block holds a
+/// tensor that the family's arithmetic here does not use, or one of a type without kernels.
 pub(crate) fn resolve(
     file: &str,
     spec: &ModelSpec,
@@ -266,7 +269,8 @@ pub(crate) fn resolve(
         } else if let Some(rest) = tensor.name.strip_prefix(&block_prefix) {
             let unused = || {
                 Error::unsupported(format!(
-                    "{file} holds the tensor {}, which a block of family {} does not have here; running without it \
+                    "{file} holds the tensor {}, which a block of family {} does not have here; running \
+                    without it \
                      would give wrong text. Models with experts, adapters or extra heads can't be run",
                     tensor.name, spec.architecture
                 ))
@@ -305,9 +309,10 @@ pub(crate) fn resolve(
         let place = block.map_or(String::new(), |block| format!(" of block {block}"));
         Error::broken(file, format!("the tensor for {role:?}{place} is missing"))
     };
-    for role in [Role::Embedding, Role::OutputNorm, Role::Output] {
-        if !slots.contains_key(&(role, None)) && !(role == Role::Output && spec.tied_head) {
-            return Err(missing(role, None));
+    let head = if spec.tied_head { &[][..] } else { &[Role::Output] };
+    for role in [Role::Embedding, Role::OutputNorm].iter().chain(head) {
+        if !slots.contains_key(&(*role, None)) {
+            return Err(missing(*role, None));
         }
     }
     for block in 0..spec.blocks {
@@ -365,7 +370,8 @@ fn place(
     Ok(())
 }
 
-/// Bytes of one row of a slot's tensor. Cannot fail: the tensor's length was computed from it when the header was read.
+/// Bytes of one row of a slot's tensor. Cannot fail: the tensor's length was computed from it when the header
+/// was read.
 pub(crate) fn row_bytes(format: Format, columns: usize) -> usize {
     format.row_bytes(columns).expect("the header's reader computed the tensor's length from this")
 }

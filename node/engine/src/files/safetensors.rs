@@ -1,8 +1,8 @@
 //! SafeTensors headers.
 //!
-//! Eight bytes of length, JSON of that length, then the data. The JSON is foreign: every entry is checked against the
-//! file before it is believed, and the data has to be covered without holes or overlaps, as the format demands, so
-//! that nothing hides between tensors.
+//! Eight bytes of length, JSON of that length, then the data. The JSON is foreign: every entry is checked
+//! against the file before it is believed, and the data has to be covered without holes or overlaps, as the
+//! format demands, so that nothing hides between tensors.
 //!
 //! The format: <https://github.com/huggingface/safetensors#format>.
 
@@ -108,7 +108,8 @@ pub fn parse_header(file: &str, bytes: &[u8]) -> Result<Header, Error> {
     }
     if length > rest.len() as u64 {
         let what = format!(
-            "the header's length is {length} bytes, but only {} follow; the file may be cut short: fetch it again",
+            "the header's length is {length} bytes, but only {} follow; the file may be cut short: \
+             fetch it again",
             rest.len()
         );
         return Err(broken(0, what));
@@ -135,7 +136,8 @@ pub fn parse_header(file: &str, bytes: &[u8]) -> Result<Header, Error> {
         if begin > end || end > data.len() as u64 {
             let length = data.len();
             return fail(format!(
-                "has data_offsets [{begin}, {end}], but there are {length} bytes of data; the file may be cut short"
+                "has data_offsets [{begin}, {end}], but there are {length} bytes of data; the file may \
+                 be cut short"
             ));
         }
         if entry.shape.len() > DIMENSIONS_MAX {
