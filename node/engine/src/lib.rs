@@ -6,5 +6,9 @@
 
 pub mod error;
 pub mod limits;
+pub mod logprobs;
+pub mod random;
+pub mod sampler;
+pub mod stop;
 
 pub use error::Error;
