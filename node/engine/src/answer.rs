@@ -9,8 +9,9 @@ use async_channel::Sender;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::kv::SessionId;
+use crate::logprobs::LogProbabilities;
 use crate::request::{Event, Finish, Summary, Timing, TokenEvent, TokenLogprob, Usage};
-use crate::sampler::{Sampler, top_log_probabilities};
+use crate::sampler::{Sampler, Sampling};
 use crate::scheduler::Submission;
 use crate::stop::StopStrings;
 use crate::tokenizer::{TextStream, Tokenizer};
@@ -32,7 +33,7 @@ pub(crate) struct Answer {
     filled: usize,
     /// Prompt and answer together may have this many tokens.
     tokens_max: usize,
-    sampler: Sampler,
+    sampling: Sampling,
     stop_ids: Vec<u32>,
     stops: StopStrings,
     text: TextStream,
@@ -45,7 +46,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(submission: Submission, session: SessionId, cached: usize, engine: &Engine) -> Self {
-        let Submission { request, events, submitted } = submission;
+        let Submission { request, stops, events, submitted } = submission;
         let context = engine.context_tokens();
         let wanted = request.tokens_max.unwrap_or(context);
         Answer {
@@ -55,9 +56,9 @@ impl Answer {
             filled: cached,
             tokens_max: request.prompt.len().saturating_add(wanted).min(context),
             tokens: request.prompt,
-            sampler: Sampler::new(request.sampling, engine.spec().vocabulary),
+            sampling: request.sampling,
             stop_ids: request.stop_ids,
-            stops: StopStrings::new(request.stop),
+            stops,
             text: TextStream::new(),
             top_logprobs: request.top_logprobs,
             events,
@@ -102,40 +103,44 @@ impl Answer {
     }
 
     /// Chooses the next token from the logits of the last one, and tells the caller.
-    pub(crate) fn take(&mut self, logits: &[f32], tokenizer: &Tokenizer) -> Step {
+    pub(crate) fn take(&mut self, logits: &[f32], sampler: &mut Sampler, tokenizer: &Tokenizer) -> Step {
         let generated = self.tokens.len() - self.prompt_tokens;
-        let choice = match self.sampler.sample(logits, &self.tokens, self.prompt_tokens, generated as u64) {
-            Ok(choice) => choice,
+        let chosen = sampler
+            .sample(&self.sampling, logits, &self.tokens, self.prompt_tokens, generated as u64)
+            .and_then(|id| Ok((id, self.logprob(logits, id)?)));
+        let (id, logprob) = match chosen {
+            Ok(chosen) => chosen,
             Err(error) => {
                 let _ = self.events.try_send(Event::Failed(error));
                 return Step::Ended;
             }
         };
         self.first_token.get_or_insert_with(Instant::now);
-        self.tokens.push(choice.id);
-        if self.stop_ids.contains(&choice.id) {
-            return self.end(Finish::Stop, tokenizer);
+        self.tokens.push(id);
+        if self.stop_ids.contains(&id) {
+            return self.end(Finish::Stop);
         }
-        let stopped = self.stops.push(&self.text.push(tokenizer, choice.id));
-        let logprob = self.top_logprobs.map(|count| TokenLogprob {
-            id: choice.id,
-            logprob: choice.logprob,
-            top: top_log_probabilities(logits, count),
-        });
-        let token = TokenEvent { id: choice.id, text: stopped.emit, logprob };
-        let _ = self.events.try_send(Event::Token(token));
+        let stopped = self.stops.push(&self.text.push(tokenizer, id));
+        let _ = self.events.try_send(Event::Token(TokenEvent { id, text: stopped.emit, logprob }));
         if stopped.hit {
             return self.finish(Finish::Stop, String::new());
         }
         if self.tokens.len() >= self.tokens_max {
-            return self.end(Finish::Length, tokenizer);
+            return self.end(Finish::Length);
         }
         Step::Continues
     }
 
+    fn logprob(&self, logits: &[f32], id: u32) -> Result<Option<TokenLogprob>, Error> {
+        let Some(count) = self.top_logprobs else { return Ok(None) };
+        let log = LogProbabilities::new(logits)?;
+        let logprob = log.of(id).expect("the sampler chose it from these logits");
+        Ok(Some(TokenLogprob { id, logprob, top: log.top(count) }))
+    }
+
     /// Ends the answer and releases the text that was held back.
-    fn end(&mut self, finish: Finish, tokenizer: &Tokenizer) -> Step {
-        let held = self.text.finish(tokenizer);
+    fn end(&mut self, finish: Finish) -> Step {
+        let held = self.text.finish();
         let stopped = self.stops.push(&held);
         let mut tail = stopped.emit;
         if !stopped.hit {

@@ -8,7 +8,7 @@ use std::fmt;
 use kwaainet_kernels::{KV_PAGE_TOKENS, KvKind, KvShape, RopeTable};
 
 use crate::block::Scratch;
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, logit_rows_max};
 use crate::error::Error;
 use crate::files::ModelFiles;
 use crate::kv::pages_for;
@@ -139,7 +139,8 @@ fn scratch_bytes(spec: &ModelSpec, options: &EngineOptions) -> u64 {
     let rows = options.batch_tokens_max;
     let tables = 1 + usize::from(spec.rope_local.is_some());
     let rope = RopeTable::bytes_for(spec.rotary_width, options.context(spec)) * tables;
-    let logits = if options.head { options.sessions_max * spec.vocabulary * size_of::<f32>() } else { 0 };
+    let logits =
+        if options.head { logit_rows_max(spec, options) * spec.vocabulary * size_of::<f32>() } else { 0 };
     (Scratch::bytes_for(spec, rows) + rope + logits) as u64
 }
 

@@ -16,7 +16,7 @@ use crate::budget::Budget;
 use crate::error::Error;
 use crate::files::ModelFiles;
 use crate::kv::{KvCache, SessionId, pages_for};
-use crate::limits::{BATCH_TOKENS_MAX, CONTEXT_TOKENS_DEFAULT, SESSIONS_MAX, THREADS_MAX};
+use crate::limits::{BATCH_TOKENS_MAX, CONTEXT_TOKENS_DEFAULT, LOGITS_BYTES_MIN, SESSIONS_MAX, THREADS_MAX};
 use crate::spec::{ModelSpec, Rope};
 use crate::weights::{Part, Quantize, Weights};
 
@@ -113,6 +113,11 @@ impl EngineOptions {
         within("tokens a pass", self.batch_tokens_max, BATCH_TOKENS_MAX)?;
         within("threads", self.threads, THREADS_MAX)
     }
+}
+
+/// Rows of logits that one pass may give.
+pub(crate) fn logit_rows_max(spec: &ModelSpec, options: &EngineOptions) -> usize {
+    options.sessions_max.max(LOGITS_BYTES_MIN / (spec.vocabulary * size_of::<f32>()))
 }
 
 /// Cores this process may use.
@@ -378,6 +383,7 @@ impl Engine {
             }
             total += count;
         }
+        self.check_logits(runs)?;
         if total == 0 || total > self.options.batch_tokens_max {
             let most = self.options.batch_tokens_max;
             return Err(Error::request(format!(
@@ -389,6 +395,26 @@ impl Engine {
             if !self.kv.extend(run.session, count) {
                 return Err(Error::request("the KV cache has no page left for this session"));
             }
+        }
+        Ok(())
+    }
+
+    /// Logits are the widest rows there are; a pass gives as many as the budget counted.
+    fn check_logits(&self, runs: &[Run<'_>]) -> Result<(), Error> {
+        if !self.options.head {
+            return Ok(());
+        }
+        let wanted = |run: &Run<'_>| match run.wanted {
+            Wanted::Nothing => 0,
+            Wanted::Last => 1,
+            Wanted::All => self.run_rows(run),
+        };
+        let (rows, most) =
+            (runs.iter().map(wanted).sum::<usize>(), logit_rows_max(&self.spec, &self.options));
+        if rows > most {
+            return Err(Error::request(format!(
+                "logits of {rows} rows were asked of one pass; {most} are possible"
+            )));
         }
         Ok(())
     }

@@ -79,3 +79,63 @@ pub const PACK_BUFFER_BYTES: usize = 1 << 20;
 pub const WAITING_MAX: usize = 64;
 /// The longest wait that a refused client is told, in seconds.
 pub const RETRY_AFTER_S_MAX: u32 = 60;
+
+// Sampling: what a request may ask of `sampler` and `stop`.
+
+/// Highest temperature. Far above it every distribution is flat, and OpenAI's own range ends at 2.
+pub const TEMPERATURE_MAX: f32 = 100.0;
+/// Highest repetition penalty: a factor, and by 10 no repeated token is left with a chance.
+pub const REPETITION_PENALTY_MAX: f32 = 10.0;
+/// Largest presence and frequency penalty, either sign, in logits (OpenAI's range).
+pub const ADDED_PENALTY_MAX: f32 = 2.0;
+/// Last tokens of a context that penalties look at, at most. They are sorted anew for each token: under a millisecond.
+pub const PENALTY_WINDOW_TOKENS_MAX: usize = 32_768;
+/// Last tokens of a context that penalties look at, when the request does not say.
+pub const PENALTY_WINDOW_TOKENS_DEFAULT: usize = 4_096;
+/// Entries of a logit bias. More would be a second model; OpenAI takes 300.
+pub const LOGIT_BIAS_COUNT_MAX: usize = 1_024;
+/// Largest logit bias, either sign, in logits (OpenAI's range: it bans or forces a token).
+pub const LOGIT_BIAS_MAX: f32 = 100.0;
+/// Alternatives told for each token (OpenAI's limit).
+pub const TOP_LOGPROBS_MAX: usize = 20;
+/// Stop strings of one request. OpenAI takes 4; templates of some models need a few more.
+pub const STOP_STRINGS_MAX: usize = 16;
+/// Bytes of one stop string: so much text, less one byte, may be held back from a stream.
+pub const STOP_STRING_BYTES_MAX: usize = 256;
+
+// Tokenizers and chat templates.
+
+/// Most pieces of a vocabulary; the largest in use have 262,144.
+pub const VOCABULARY_PIECES_MAX: usize = 1 << 20;
+/// Most merge rules; the largest in use have about 600,000.
+pub const MERGES_MAX: usize = 1 << 21;
+/// Longest piece, in bytes; runs of spaces and special tokens reach 256.
+pub const PIECE_BYTES_MAX: usize = 4096;
+/// All pieces, and all merge rules, together, in bytes, so that an offset fits in 32 bits.
+pub const VOCABULARY_BYTES_MAX: usize = 1 << 28;
+/// Most tokens that are matched in the text before it is split; Gemma has 6,414.
+pub const ADDED_TOKENS_MAX: usize = 1 << 16;
+/// Longest regular expression of a text split, in bytes; those in use have up to 700.
+pub const SPLIT_PATTERN_BYTES_MAX: usize = 16 << 10;
+/// Most normalizing and splitting steps of a tokenizer, each; those in use have up to 6.
+pub const TOKENIZER_STEPS_MAX: usize = 64;
+/// Deepest nesting of "Sequence" in a tokenizer.json; those in use have 2.
+pub const TOKENIZER_NESTING_MAX: usize = 8;
+/// Longest stretch of text that is merged as one word, in bytes; longer ones are cut.
+pub const WORD_BYTES_MAX: usize = 16 << 20;
+/// Steps back that one match of a split's regular expression may take.
+pub const SPLIT_BACKTRACK_STEPS_MAX: usize = 1_000_000;
+/// Matches that may run out of steps in one text before the rest is cut in equal stretches.
+pub const SPLIT_FAILURES_MAX: usize = 8;
+/// Stretch that is taken as a word where a split's regular expression ran out of steps, in bytes.
+pub const SPLIT_FALLBACK_BYTES: usize = 1024;
+/// Longest WordPiece word, in characters; longer ones are the unknown token, as in the reference.
+pub const WORD_PIECE_CHARACTERS_MAX: usize = 100;
+/// Longest chat template, in bytes; those in use have up to 25,000.
+pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
+/// Work that one rendering of a chat template may take, in minijinja's fuel: about an instruction or 64 bytes each.
+pub const TEMPLATE_FUEL_MAX: u64 = 4_000_000;
+/// Deepest recursion of a chat template's macros.
+pub const TEMPLATE_RECURSION_MAX: usize = 64;
+/// Deepest nesting of the JSON that a chat template is given (tools, tool calls).
+pub const TEMPLATE_JSON_NESTING_MAX: usize = 64;

@@ -19,6 +19,8 @@ use crate::error::Error;
 use crate::kv::SessionId;
 use crate::limits::{PREFILL_CHUNK_TOKENS, RETRY_AFTER_S_MAX, WAITING_MAX};
 use crate::request::{Event, Refusal, Request, Ticket};
+use crate::sampler::Sampler;
+use crate::stop::StopStrings;
 use crate::tokenizer::Tokenizer;
 
 /// How many requests a scheduler takes.
@@ -79,6 +81,7 @@ pub struct Scheduler {
 
 pub(crate) struct Submission {
     pub(crate) request: Request,
+    pub(crate) stops: StopStrings,
     pub(crate) events: Sender<Event>,
     pub(crate) submitted: Instant,
 }
@@ -88,9 +91,18 @@ impl Scheduler {
     ///
     /// # Errors
     /// When the engine holds less than a whole model, or the system gives no thread.
-    pub fn start(engine: Engine, tokenizer: Arc<Tokenizer>, options: SchedulerOptions) -> Result<Self, Error> {
-        if !engine.options().embedding || !engine.options().head || engine.blocks().len() != engine.spec().blocks {
-            return Err(Error::request("a scheduler needs an engine with all blocks, the embedding and the head"));
+    pub fn start(
+        engine: Engine,
+        tokenizer: Arc<Tokenizer>,
+        options: SchedulerOptions,
+    ) -> Result<Self, Error> {
+        if !engine.options().embedding
+            || !engine.options().head
+            || engine.blocks().len() != engine.spec().blocks
+        {
+            return Err(Error::request(
+                "a scheduler needs an engine with all blocks, the embedding and the head",
+            ));
         }
         let active_max = options.active_max.clamp(1, engine.options().sessions_max);
         let counters = Arc::new(Counters::default());
@@ -98,6 +110,7 @@ impl Scheduler {
         let (submissions, incoming) = async_channel::bounded(active_max + options.waiting_max.max(1));
         let (context_tokens, vocabulary) = (engine.context_tokens(), engine.spec().vocabulary);
         let worker = Worker {
+            sampler: Sampler::new(engine.spec().vocabulary),
             engine,
             tokenizer,
             incoming,
@@ -127,7 +140,7 @@ impl Scheduler {
     /// # Errors
     /// [`Refusal`]: the queue is full, the request can't be served as it stands, or the scheduler is ending.
     pub fn submit(&self, request: Request) -> Result<Ticket, Refusal> {
-        self.check(&request).map_err(Refusal::Invalid)?;
+        let stops = self.check(&request).map_err(Refusal::Invalid)?;
         if self.counters.stopping.load(Ordering::Acquire) {
             return Err(Refusal::Stopping);
         }
@@ -141,7 +154,7 @@ impl Scheduler {
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
         // Unbounded in type, bounded in fact: an answer has at most as many events as the context has tokens, and one.
         let (events, receiver) = async_channel::unbounded();
-        let submission = Submission { request, events, submitted: Instant::now() };
+        let submission = Submission { request, stops, events, submitted: Instant::now() };
         match self.submissions.try_send(submission) {
             Ok(()) => Ok(Ticket { events: receiver }),
             Err(_) => {
@@ -151,7 +164,8 @@ impl Scheduler {
         }
     }
 
-    fn check(&self, request: &Request) -> Result<(), Error> {
+    /// Everything that can be known to be wrong is found here, before the request takes a place.
+    fn check(&self, request: &Request) -> Result<StopStrings, Error> {
         let (prompt, context) = (request.prompt.len(), self.context_tokens);
         if prompt == 0 {
             return Err(Error::request("the prompt is empty; give at least one token"));
@@ -169,8 +183,8 @@ impl Scheduler {
             let vocabulary = self.vocabulary;
             return Err(Error::request(format!("token {id} is beyond the vocabulary of {vocabulary}")));
         }
-        crate::stop::check(&request.stop)?;
-        request.sampling.check(self.vocabulary)
+        request.sampling.check(self.vocabulary)?;
+        StopStrings::new(request.stop.clone())
     }
 
     fn retry_after_s(&self) -> u32 {
@@ -219,6 +233,7 @@ struct Kept {
 struct Worker {
     engine: Engine,
     tokenizer: Arc<Tokenizer>,
+    sampler: Sampler,
     incoming: Receiver<Submission>,
     counters: Arc<Counters>,
     active_max: usize,
@@ -373,7 +388,7 @@ impl Worker {
                     if step.completes {
                         let logits = logits.next().expect("one row for each completed step");
                         self.counters.generated_tokens.fetch_add(1, Ordering::Relaxed);
-                        if answer.take(logits, &self.tokenizer) == Step::Ended {
+                        if answer.take(logits, &mut self.sampler, &self.tokenizer) == Step::Ended {
                             ended.push(step.answer);
                         }
                     }
@@ -401,7 +416,9 @@ impl Worker {
         self.ended(1);
         let mean = self.counters.answer_ms.load(Ordering::Relaxed);
         let this = answer.age().as_millis() as u64;
-        self.counters.answer_ms.store(if mean == 0 { this } else { (3 * mean + this) / 4 }, Ordering::Relaxed);
+        self.counters
+            .answer_ms
+            .store(if mean == 0 { this } else { (3 * mean + this) / 4 }, Ordering::Relaxed);
         let (session, tokens) = answer.into_kept();
         if tokens.is_empty() {
             self.engine.close_session(session);
