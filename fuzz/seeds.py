@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Writes the seeds of the corpora.
 
-Run it in this folder. A GGUF seed is a whole model of one narrow block, one for each architecture; a SafeTensors seed
-is the beginning of a real header, a config a real one, both from ../shared/models. Needs nothing but Python.
+Run it in this folder. A GGUF seed is a whole model of one narrow block, one for each architecture; a
+SafeTensors seed is the beginning of a real header, a config a real one, both from ../shared/models. Needs nothing
+but Python.
 """
 import glob
 import json
@@ -90,7 +91,9 @@ GGUFS = {
         "block": {"attn_q.bias": [2 * WIDTH], "attn_k.bias": [WIDTH], "attn_v.bias": [WIDTH]},
     },
     "qwen3": {"block": HEAD_NORMS},
-    "gemma3": {"block": HEAD_NORMS | {"post_attention_norm.weight": [WIDTH], "post_ffw_norm.weight": [WIDTH]}},
+    "gemma3": {
+        "block": HEAD_NORMS | {"post_attention_norm.weight": [WIDTH], "post_ffw_norm.weight": [WIDTH]},
+    },
     "phi3": {
         "block": {
             "attn_q.weight": None, "attn_k.weight": None, "attn_v.weight": None, "ffn_gate.weight": None,

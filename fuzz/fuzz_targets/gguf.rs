@@ -21,7 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(matches!(files.tokenizer_source(), Ok(TokenizerSource::Gguf(_))));
     let spec = files.spec().clone();
     for block in 0..spec.blocks {
-        for role in [Role::Query, Role::Key, Role::Value, Role::Gate, Role::Up, Role::Down, Role::AttentionNorm] {
+        use Role::{AttentionNorm, Down, Gate, Key, Query, Up, Value};
+        for role in [Query, Key, Value, Gate, Up, Down, AttentionNorm] {
             let tensor = files.tensor(role, Some(block)).expect("the block exists").expect("it is required");
             assert_eq!((tensor.rows, tensor.columns), role.shape(&spec));
         }

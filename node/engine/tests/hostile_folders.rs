@@ -107,9 +107,10 @@ fn twenty_thousand_disturbed_safetensors_never_panic() {
 }
 
 const CONFIG: &str = r#"{"architectures":["LlamaForCausalLM"],"model_type":"llama","vocab_size":512,
-"hidden_size":64,"intermediate_size":128,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,
-"max_position_embeddings":512,"rope_theta":10000.0,"rope_scaling":null,"rms_norm_eps":1e-05,"hidden_act":"silu",
-"tie_word_embeddings":true}"#;
+"hidden_size":64,"intermediate_size":128,"num_hidden_layers":4,"num_attention_heads":4,
+"num_key_value_heads":2,"max_position_embeddings":512,"rope_theta":10000.0,"rope_scaling":null,
+"rms_norm_eps":1e-05,
+"hidden_act":"silu","tie_word_embeddings":true}"#;
 
 #[test]
 fn every_broken_key_of_a_config_is_named() {

@@ -388,7 +388,8 @@ fn two_tensors_of_one_name_are_refused() {
 
 #[test]
 fn what_is_well_formed_but_foreign_is_unsupported_by_name() {
-    let breaks: [(fn(&mut Vec<u8>), &str); 5] = [
+    type Change = fn(&mut Vec<u8>);
+    let breaks: [(Change, &str); 5] = [
         (|b| put(b, 4, &1u32.to_le_bytes()), "GGUF version 1"),
         (|b| put(b, 4, &4u32.to_le_bytes()), "GGUF version 4"),
         (|b| put(b, 4, &3u32.to_be_bytes()), "big-endian"),
