@@ -4,9 +4,16 @@
 //! KV cache of its sessions in preallocated pages, and turns token ids or hidden rows into hidden rows or logits.
 //! It knows no network, no command line and no config file.
 
+mod block;
+pub mod budget;
+pub mod engine;
 pub mod error;
 pub mod files;
+pub mod kv;
 pub mod limits;
+pub mod memory;
+mod packed;
 pub mod spec;
+pub mod weights;
 
 pub use error::Error;

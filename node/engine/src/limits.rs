@@ -54,3 +54,28 @@ pub const HEADS_MAX: usize = 1024;
 pub const HEAD_WIDTH_MAX: usize = 1024;
 /// Widest feed-forward network.
 pub const FEED_FORWARD_MAX: usize = 1 << 18;
+
+// The engine.
+
+/// Context of a session when none is asked for, in tokens: what a board's memory allows for every family.
+pub const CONTEXT_TOKENS_DEFAULT: usize = 4096;
+/// Most sessions of one engine, kept prefixes included.
+pub const SESSIONS_MAX: usize = 1024;
+/// Most rows in one pass: beyond it longer batches gain nothing, and scratch memory is proportional to it.
+pub const BATCH_TOKENS_MAX: usize = 512;
+/// Prompt tokens that go into a pass beside answers being written: keeps the step of the others short.
+pub const PREFILL_CHUNK_TOKENS: usize = 64;
+/// Most compute threads.
+pub const THREADS_MAX: usize = kwaainet_kernels::limits::THREADS_MAX;
+/// Logits that one pass may give, in bytes, if the sessions' own rows are less.
+pub const LOGITS_BYTES_MIN: usize = 8 << 20;
+/// Memory of the process itself (code, stacks, tokenizer, buffers of files), in bytes: an allowance.
+pub const PROCESS_OVERHEAD_BYTES: u64 = 24 << 20;
+/// Alignment of matrices in packed files, in bytes: a cache line.
+pub const PACK_ALIGNMENT_BYTES: usize = 64;
+/// Buffer through which packed files are written, in bytes.
+pub const PACK_BUFFER_BYTES: usize = 1 << 20;
+/// Requests that may wait for a slot unless the caller says otherwise.
+pub const WAITING_MAX: usize = 64;
+/// The longest wait that a refused client is told, in seconds.
+pub const RETRY_AFTER_S_MAX: u32 = 60;

@@ -81,3 +81,22 @@ pub(crate) fn read_small(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>,
     }
     Ok(Some(bytes))
 }
+
+/// A file of our own, mapped whole: packed weights.
+#[derive(Debug)]
+pub struct Map(FileBytes);
+
+impl Map {
+    /// Maps a file.
+    ///
+    /// # Errors
+    /// When it can't be opened or mapped.
+    pub fn open(path: &Path) -> Result<Map, Error> {
+        FileBytes::map(path).map(|(bytes, _)| Map(bytes))
+    }
+
+    /// All its bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}

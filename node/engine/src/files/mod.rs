@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use kwaainet_kernels::Format;
 use sha2::{Digest, Sha256};
 
+pub use map::Map;
 pub use roles::Role;
 
 use crate::Error;
@@ -30,6 +31,14 @@ use crate::limits::{
 use crate::spec::ModelSpec;
 use map::{FileBytes, read_small};
 use roles::{Naming, Slot, Slots, row_bytes};
+
+/// Where the bytes of a tensor lie in a model's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    file: usize,
+    start: usize,
+    bytes: usize,
+}
 
 /// A matrix or vector where it lies in a file, in the file's own row order.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +51,8 @@ pub struct Tensor<'a> {
     pub columns: usize,
     /// `rows * format.row_bytes(columns)` bytes, at no promised alignment.
     pub bytes: &'a [u8],
+    /// Where they lie, for looking them up again without a role.
+    pub place: Place,
 }
 
 /// One entry of the table of all tensors, for `inspect`.
@@ -269,9 +280,16 @@ impl ModelFiles {
         }
         Ok(self.slots.get(&(role, block)).map(|slot| {
             let (format, range) = self.place(slot);
-            let bytes = &data(&self.files, &self.tensors[slot.tensor])[range];
-            Tensor { format, rows: slot.rows, columns: slot.columns, bytes }
+            let tensor = &self.tensors[slot.tensor];
+            let place =
+                Place { file: tensor.file, start: tensor.offset as usize + range.start, bytes: range.len() };
+            Tensor { format, rows: slot.rows, columns: slot.columns, bytes: self.bytes(&place), place }
         }))
+    }
+
+    /// The bytes at a place that [`ModelFiles::tensor`] gave.
+    pub fn bytes(&self, place: &Place) -> &[u8] {
+        &self.files[place.file].bytes[place.start..place.start + place.bytes]
     }
 
     /// Tells the system that a tensor will be read from front to back soon, so that it can read ahead.
