@@ -2,8 +2,8 @@
 """Writes the seeds of the corpora.
 
 Run it in this folder. A GGUF seed is a whole model of one narrow block, one for each architecture; a
-SafeTensors seed is the beginning of a real header, a config a real one, both from ../shared/models. Needs nothing
-but Python.
+SafeTensors seed is the beginning of a real header, a config a real one, both from ../shared/models. Needs
+nothing but Python.
 """
 import glob
 import json

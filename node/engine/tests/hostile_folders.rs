@@ -1,13 +1,15 @@
 //! Broken and hostile folders get a sentence with the file and the field, and never a panic.
 
+mod common;
 mod support;
 
 use std::path::{Path, PathBuf};
 
+use common::models;
 use kwaainet_engine::Error;
 use kwaainet_engine::files::{ModelFiles, hugging_face, safetensors};
 use kwaainet_engine::limits::SAFETENSORS_HEADER_BYTES_MAX;
-use support::{Numbers, disturb, models, put};
+use support::{Numbers, disturb, put};
 
 fn safetensors_of(json: &str, data: usize) -> Vec<u8> {
     let mut out = (json.len() as u64).to_le_bytes().to_vec();

@@ -1,11 +1,13 @@
 //! Broken and hostile GGUFs get a sentence with the field and the offset, and never a panic.
 
+mod common;
 mod support;
 
+use common::models;
 use kwaainet_engine::Error;
 use kwaainet_engine::files::{ModelFiles, Role, gguf};
 use kwaainet_engine::limits::{GGUF_ARRAY_DEPTH_MAX, TENSORS_MAX};
-use support::{Numbers, disturb, models, put};
+use support::{Numbers, disturb, put};
 
 fn text(out: &mut Vec<u8>, text: &str) {
     out.extend((text.len() as u64).to_le_bytes());

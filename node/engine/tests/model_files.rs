@@ -1,14 +1,14 @@
 //! Every model in `../shared/models` opens, with the description and the shapes that it should have.
 
-mod support;
+mod common;
 
 use std::path::Path;
 
+use common::models;
 use kwaainet_engine::Error;
 use kwaainet_engine::files::{ModelFiles, Role, Tensor, TokenizerSource};
 use kwaainet_engine::spec::{Activation, ModelSpec, Rope};
 use kwaainet_kernels::{Format, RopePairing, RopeScaling};
-use support::models;
 
 fn open(path: &Path) -> ModelFiles {
     ModelFiles::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

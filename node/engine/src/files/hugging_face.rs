@@ -16,7 +16,7 @@ pub(crate) const SUPPORTED: &str =
     "Llama, Mistral, Qwen2, Qwen3, Gemma 3 (text) and Phi-3 models (dense, without experts) can be run";
 
 /// A JSON object with its file's name, for messages.
-pub struct Config<'v> {
+pub(crate) struct Config<'v> {
     file: &'v str,
     object: &'v Map<String, Value>,
 }

@@ -1,20 +1,4 @@
-//! What tests of model files share.
-
-#![allow(dead_code)] // each test program uses a part
-
-use std::path::{Path, PathBuf};
-
-/// `../shared/models` beside the repository, or `None` with a line for the one who reads the test's output.
-pub fn models(test: &str) -> Option<PathBuf> {
-    let shared = std::env::var_os("KWAAINET_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    let models = shared.join("models");
-    if !models.is_dir() {
-        println!("skipped: {test}: no ../shared");
-        return None;
-    }
-    Some(models)
-}
+//! Ways to break a file, the same in every run.
 
 /// Numbers that only look random: the same in every run (SplitMix64).
 pub struct Numbers(pub u64);
