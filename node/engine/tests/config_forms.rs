@@ -193,8 +193,8 @@ fn a_value_at_its_limit_is_taken_and_one_beyond_it_is_not() {
 
 #[test]
 fn keys_of_a_gguf_lead_to_the_same_fields() {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/gguf");
-    let open = |name: &str| ModelFiles::open(&corpus.join(name)).unwrap();
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/gguf");
+    let open = |name: &str| ModelFiles::open(&seeds.join(name)).unwrap();
     let llama = open("llama");
     assert_eq!(llama.spec().name, "llama"); // the file's, for it has none of its own
     assert_eq!(llama.spec().rope.scaling, RopeScaling::Factors(vec![1.0; 16]));
@@ -216,7 +216,7 @@ fn keys_of_a_gguf_lead_to_the_same_fields() {
 
 #[test]
 fn a_fingerprint_changes_with_the_header() {
-    let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/gguf/llama");
+    let seed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds/gguf/llama");
     let bytes = std::fs::read(seed).unwrap();
     let fingerprint = |bytes: &[u8]| ModelFiles::embedded("m", bytes.to_vec()).unwrap().fingerprint();
     let mut changed = bytes.clone();

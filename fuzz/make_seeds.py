@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the seeds of the corpora.
+"""Writes the seeds that fuzzing begins with: cargo +nightly fuzz run gguf fuzz/corpus/gguf fuzz/seeds/gguf
 
 Run it in this folder. A GGUF seed is a whole model of one narrow block, one for each architecture; a
 SafeTensors seed is the beginning of a real header, a config a real one, both from ../shared/models. Needs
@@ -122,8 +122,8 @@ def safetensors_seed(path, keep=6):
 
 
 def write(folder, name, data):
-    os.makedirs(os.path.join("corpus", folder), exist_ok=True)
-    open(os.path.join("corpus", folder, name), "wb").write(data)
+    os.makedirs(os.path.join("seeds", folder), exist_ok=True)
+    open(os.path.join("seeds", folder, name), "wb").write(data)
     print(folder, name, len(data))
 
 
