@@ -4,11 +4,24 @@
 //! KV cache of its sessions in preallocated pages, and turns token ids or hidden rows into hidden rows or logits.
 //! It knows no network, no command line and no config file.
 
+mod answer;
+mod block;
+pub mod budget;
+pub mod engine;
 pub mod error;
+pub mod files;
+pub mod kv;
 pub mod limits;
 pub mod logprobs;
+pub mod memory;
+mod packed;
 pub mod random;
+pub mod request;
 pub mod sampler;
+pub mod scheduler;
+pub mod spec;
 pub mod stop;
+pub mod tokenizer;
+pub mod weights;
 
 pub use error::Error;

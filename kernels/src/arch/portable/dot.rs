@@ -1,0 +1,159 @@
+//! Dot products of a strip of up to eight weight rows with a tile of activations.
+//!
+//! A strip is unpacked once for all tokens of the tile. Results are sums over the whole row, `out[token][row]`.
+
+use crate::arch::{Codes, Floats, SUM_COLUMNS};
+use crate::formats::Format;
+use crate::half::{bf16_to_f32, f16_to_f32};
+use crate::math::{fused, reduce16};
+use crate::pack::panel_block_bytes;
+use crate::unpack::{self, GROUP, Group};
+use crate::{PANEL_ROWS, QUANT_BLOCK};
+
+/// Columns that are summed apart in a float dot product.
+const LANES: usize = 16;
+
+/// Adds one group of 32 columns of one row to every token's sum: integers first, then one fused multiply-add for the
+/// scale and one for the minimum.
+fn accumulate(group: &Group, index: usize, row: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    for (token, out) in out.iter_mut().enumerate() {
+        let start = token * x.columns + index * GROUP;
+        let codes = &x.codes[start..start + GROUP];
+        let scale = x.scales[start / QUANT_BLOCK];
+        let half = |half: usize| -> i32 {
+            let range = half * SUM_COLUMNS..(half + 1) * SUM_COLUMNS;
+            group.codes[range.clone()]
+                .iter()
+                .zip(&codes[range])
+                .map(|(w, x)| i32::from(*w) * i32::from(*x))
+                .sum()
+        };
+        let sum = group.parts[0] * half(0) + group.parts[1] * half(1);
+        let mut total = fused(sum as f32, group.scale * scale, out[row]);
+        if let Some(minimum) = &group.minimum {
+            let sums = &x.sums[start / SUM_COLUMNS..][..2];
+            let sum = minimum.parts[0] * sums[0] + minimum.parts[1] * sums[1];
+            total = fused(-sum as f32, minimum.scale * scale, total);
+        }
+        out[row] = total;
+    }
+}
+
+/// Walks `count` rows of `groups` groups, each taken apart by `unpack(row, group)`.
+#[inline(always)]
+fn strip(count: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]], unpack: impl Fn(usize, usize) -> Group) {
+    out.fill([0.0; PANEL_ROWS]);
+    for row in 0..count {
+        for index in 0..x.columns / GROUP {
+            accumulate(&unpack(row, index), index, row, x, out);
+        }
+    }
+}
+
+/// A panel of eight rows.
+#[inline(always)]
+fn strip_panel(format: Format, panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    let block_bytes = panel_block_bytes(format).expect("only formats with panels are packed");
+    let groups = format.block_columns() / GROUP;
+    strip(PANEL_ROWS, x, out, |row, index| {
+        let block = &panel[index / groups * block_bytes..][..block_bytes];
+        unpack::panel(format, block, index % groups, row)
+    });
+}
+
+/// A panel of Q4_0.
+pub(crate) fn strip_q4_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    strip_panel(Format::Q4_0, panel, x, out);
+}
+
+/// A panel of Q8_0.
+pub(crate) fn strip_q8_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    strip_panel(Format::Q8_0, panel, x, out);
+}
+
+/// A panel of Q4_K.
+pub(crate) fn strip_q4_k(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    strip_panel(Format::Q4K, panel, x, out);
+}
+
+/// A panel of Q6_K.
+pub(crate) fn strip_q6_k(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    strip_panel(Format::Q6K, panel, x, out);
+}
+
+/// `count` rows of any quantised format in the file's order.
+pub(crate) fn strip_rows(
+    format: Format,
+    rows: &[u8],
+    count: usize,
+    x: &Codes<'_>,
+    out: &mut [[f32; PANEL_ROWS]],
+) {
+    #[inline(always)]
+    fn of(format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+        let groups = format.block_columns() / GROUP;
+        let blocks = x.columns / format.block_columns();
+        strip(count, x, out, |row, index| {
+            let block = (row * blocks + index / groups) * format.block_bytes();
+            unpack::rows(format, &rows[block..][..format.block_bytes()], index % groups)
+        });
+    }
+    // A call for each format, so that each becomes a loop of its own.
+    match format {
+        Format::Q4_0 => of(Format::Q4_0, rows, count, x, out),
+        Format::Q4_1 => of(Format::Q4_1, rows, count, x, out),
+        Format::Q5_0 => of(Format::Q5_0, rows, count, x, out),
+        Format::Q5_1 => of(Format::Q5_1, rows, count, x, out),
+        Format::Q8_0 => of(Format::Q8_0, rows, count, x, out),
+        Format::Q2K => of(Format::Q2K, rows, count, x, out),
+        Format::Q3K => of(Format::Q3K, rows, count, x, out),
+        Format::Q4K => of(Format::Q4K, rows, count, x, out),
+        Format::Q5K => of(Format::Q5K, rows, count, x, out),
+        Format::Q6K => of(Format::Q6K, rows, count, x, out),
+        Format::Iq4Nl => of(Format::Iq4Nl, rows, count, x, out),
+        Format::Iq4Xs => of(Format::Iq4Xs, rows, count, x, out),
+        Format::F32 | Format::F16 | Format::BF16 => unreachable!("floats are not quantised"),
+    }
+}
+
+/// `count` rows of values of `N` bytes: lane `l` sums the columns `k` with `k % 16 == l`, ascending.
+#[inline(always)]
+fn strip_values<const N: usize>(
+    rows: &[u8],
+    count: usize,
+    x: &Floats<'_>,
+    out: &mut [[f32; PANEL_ROWS]],
+    value: impl Fn([u8; N]) -> f32,
+) {
+    out.fill([0.0; PANEL_ROWS]);
+    if x.columns == 0 {
+        return;
+    }
+    for (row, bytes) in rows.chunks_exact(x.columns * N).take(count).enumerate() {
+        let weights = bytes.as_chunks::<N>().0;
+        for (out, values) in out.iter_mut().zip(x.values.chunks_exact(x.columns)) {
+            let mut lanes = [0.0; LANES];
+            for (weights, values) in weights.chunks(LANES).zip(values.chunks(LANES)) {
+                for ((lane, weight), x) in lanes.iter_mut().zip(weights).zip(values) {
+                    *lane = fused(value(*weight), *x, *lane);
+                }
+            }
+            out[row] = reduce16(&lanes);
+        }
+    }
+}
+
+/// `count` rows of 32-bit floats.
+pub(crate) fn strip_f32(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    strip_values(rows, count, x, out, f32::from_le_bytes);
+}
+
+/// `count` rows of IEEE halves.
+pub(crate) fn strip_f16(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    strip_values(rows, count, x, out, |bytes| f16_to_f32(u16::from_le_bytes(bytes)));
+}
+
+/// `count` rows of bfloat16.
+pub(crate) fn strip_bf16(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    strip_values(rows, count, x, out, |bytes| bf16_to_f32(u16::from_le_bytes(bytes)));
+}

@@ -1,0 +1,18 @@
+//! Every operation for any chip, complete and readable: the truth that other sets are held to, bit by bit.
+//!
+//! Sums run in fixed lanes with fused multiply-adds, so that a vector unit can do the same in the same order. Where the
+//! compiler's target has no fused multiply-add (plain x86-64), each is a call into the C library: correct, and slow.
+
+mod attention;
+mod dot;
+mod elementwise;
+
+pub(crate) use attention::{attend, store_head};
+pub(crate) use dot::{
+    strip_bf16, strip_f16, strip_f32, strip_q4_0, strip_q4_k, strip_q6_k, strip_q8_0, strip_rows,
+};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use elementwise::{
+    EXP_HIGH, EXP_LOW, EXP_POLYNOMIAL, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW, exp,
+};
+pub(crate) use elementwise::{add, geglu, quantize_row, rms_norm, rope_rotate, scale, softmax, swiglu};

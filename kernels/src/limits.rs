@@ -1,0 +1,39 @@
+//! Every bound and tile of the kernels, with unit and reason.
+//!
+//! None of them changes a result: work may be cut anywhere and gives the same bits.
+
+/// Widest attention head in values: the scratch row of decoded keys lies on the stack (4 bytes a value).
+/// The widest model of the supported families has 256.
+pub const HEAD_WIDTH_MAX: usize = 1024;
+
+/// Threads of one pool; more than any board has, and a bound on what a configuration can ask for.
+pub const THREADS_MAX: usize = 256;
+
+/// Tasks for each thread in one product: enough that a thread which lost its core delays the rest by an eighth.
+pub(crate) const TASKS_PER_THREAD: usize = 8;
+
+/// Weight bytes in one task at least: below this, taking a task costs more than it balances.
+pub(crate) const TASK_WEIGHT_BYTES_MIN: usize = 16 * 1024;
+
+/// Weight bytes that are walked together over all tokens: half the second-level cache share of a small core.
+pub(crate) const CHUNK_WEIGHT_BYTES_MAX: usize = 64 * 1024;
+
+/// Activation bytes in one tile of tokens: stays in the second-level cache beside a chunk of weights.
+pub(crate) const TILE_ACTIVATION_BYTES_MAX: usize = 128 * 1024;
+
+/// Tokens in one tile at most: its results (32 bytes a token) lie on the stack.
+pub(crate) const TILE_TOKENS_MAX: usize = 64;
+
+/// Tokens in one tile at least, so that unpacking weights is shared even when rows are very long.
+pub(crate) const TILE_TOKENS_MIN: usize = 8;
+
+/// Values below which quantising is not handed to other threads: waking them costs more (about 3 us).
+pub(crate) const QUANTIZE_VALUES_ALONE_MAX: usize = 16 * 1024;
+
+/// Time for which an idle thread spins before it sleeps, in microseconds: longer than the gap between two
+/// products of one pass, shorter than anything a user or a battery notices.
+#[cfg(feature = "std")]
+pub(crate) const SPIN_US_MAX: u64 = 40;
+
+/// Values of an elementwise operation below which one thread does it alone.
+pub(crate) const ROW_VALUES_ALONE_MAX: usize = 16 * 1024;

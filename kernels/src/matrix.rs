@@ -1,0 +1,272 @@
+//! Weights and activations: checked views and buffers with their shapes.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+
+use crate::arch::{Codes, Floats, SUM_COLUMNS};
+use crate::formats::{Format, decode};
+use crate::pack::{packed_bytes, panel_bytes};
+use crate::{PANEL_ROWS, QUANT_BLOCK, unpack};
+
+/// In which order a matrix's bytes lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// Row by row, as model files store it.
+    Rows,
+    /// Eight rows interleaved, see [`crate::pack`].
+    Panels,
+}
+
+/// A weight matrix of `rows` outputs and `columns` inputs; no alignment is promised of its bytes.
+#[derive(Clone, Copy)]
+pub struct Matrix<'a> {
+    format: Format,
+    layout: Layout,
+    rows: usize,
+    columns: usize,
+    bytes: &'a [u8],
+}
+
+/// Why bytes are not the matrix they are said to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShapeError {
+    format: Format,
+    layout: Layout,
+    rows: usize,
+    columns: usize,
+    found_bytes: usize,
+    wanted_bytes: Option<usize>,
+}
+
+impl fmt::Display for ShapeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ShapeError { format, layout, rows, columns, found_bytes, wanted_bytes } = self;
+        let name = format.name();
+        match wanted_bytes {
+            Some(wanted) => write!(
+                f,
+                "a {name} matrix of {rows} x {columns} in {layout:?} takes {wanted} bytes, found {found_bytes}"
+            ),
+            None if *layout == Layout::Panels && !format.has_panels() => {
+                write!(f, "{name} has no panels; give its rows in the file's order")
+            }
+            None => write!(
+                f,
+                "a {name} matrix can not be {rows} x {columns}: rows are whole blocks of {} columns",
+                format.block_columns()
+            ),
+        }
+    }
+}
+
+impl core::error::Error for ShapeError {}
+
+impl<'a> Matrix<'a> {
+    /// A view of `bytes` as a matrix; the length must be exactly that of the shape.
+    pub fn new(
+        format: Format,
+        layout: Layout,
+        rows: usize,
+        columns: usize,
+        bytes: &'a [u8],
+    ) -> Result<Self, ShapeError> {
+        let wanted_bytes = match layout {
+            Layout::Rows => format.row_bytes(columns).and_then(|row| row.checked_mul(rows)),
+            Layout::Panels => packed_bytes(format, rows, columns),
+        };
+        if wanted_bytes == Some(bytes.len()) {
+            Ok(Matrix { format, layout, rows, columns, bytes })
+        } else {
+            Err(ShapeError { format, layout, rows, columns, found_bytes: bytes.len(), wanted_bytes })
+        }
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// How the values are stored.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// In which order they are stored.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The bytes as they lie.
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Decodes one row to `out` (`columns` long), from either layout the same bits.
+    ///
+    /// # Panics
+    /// If there is no such row or `out` has another length.
+    pub fn decode_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row {row} of a matrix of {}", self.rows);
+        assert_eq!(out.len(), self.columns, "a row has {} values", self.columns);
+        match self.layout {
+            Layout::Rows => {
+                let row_bytes = self.bytes.len() / self.rows;
+                decode(self.format, &self.bytes[row * row_bytes..][..row_bytes], out);
+            }
+            Layout::Panels => {
+                let panel = self.strip(row / PANEL_ROWS);
+                let blocks = self.columns / self.format.block_columns();
+                let groups = self.format.block_columns() / unpack::GROUP;
+                for (index, out) in out.chunks_exact_mut(unpack::GROUP).enumerate() {
+                    let block_bytes = panel.len() / blocks;
+                    let block = &panel[index / groups * block_bytes..][..block_bytes];
+                    unpack::panel(self.format, block, index % groups, row % PANEL_ROWS).decode(out);
+                }
+            }
+        }
+    }
+
+    /// Strips of up to eight rows, the unit in which kernels work.
+    pub(crate) fn strips(&self) -> usize {
+        self.rows.div_ceil(PANEL_ROWS)
+    }
+
+    /// Rows of strip `index`: eight, or fewer in the last.
+    pub(crate) fn strip_rows(&self, index: usize) -> usize {
+        (self.rows - index * PANEL_ROWS).min(PANEL_ROWS)
+    }
+
+    /// Bytes of a full strip.
+    pub(crate) fn strip_bytes(&self) -> usize {
+        let bytes = match self.layout {
+            Layout::Rows => self.format.row_bytes(self.columns).map(|row| row * PANEL_ROWS),
+            Layout::Panels => panel_bytes(self.format, self.columns),
+        };
+        bytes.expect("the shape was checked in new")
+    }
+
+    /// The bytes of strip `index`.
+    pub(crate) fn strip(&self, index: usize) -> &'a [u8] {
+        let full = self.strip_bytes();
+        let bytes = match self.layout {
+            Layout::Rows => full / PANEL_ROWS * self.strip_rows(index),
+            Layout::Panels => full,
+        };
+        &self.bytes[index * full..][..bytes]
+    }
+}
+
+/// Rows of activations: floats and, after [`crate::Kernels::quantize`], 8-bit codes with one scale for 32 columns.
+///
+/// Codes are `round(x * (127 / largest))`, ties to even, the scale `largest / 127`; a block whose largest value is so
+/// small that `127 / largest` overflows is zero. Sums of the codes of each 16 columns are kept beside them, because
+/// formats with an offset need them. Buffers only grow, so that a pass allocates nothing once the largest was seen.
+#[derive(Default)]
+pub struct Activations {
+    tokens: usize,
+    columns: usize,
+    quantized: bool,
+    values: Vec<f32>,
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+    sums: Vec<i32>,
+}
+
+impl Activations {
+    /// Empty rows.
+    pub fn new() -> Self {
+        Activations::default()
+    }
+
+    /// Room for `tokens` rows of `columns`; the values are unspecified until written.
+    pub fn with_capacity(tokens: usize, columns: usize) -> Self {
+        let mut activations = Activations::new();
+        activations.reset(tokens, columns);
+        activations
+    }
+
+    /// Takes another shape; values are unspecified afterwards and codes no longer hold.
+    pub fn reset(&mut self, tokens: usize, columns: usize) {
+        fn grow<T: Clone + Default>(buffer: &mut Vec<T>, length: usize) {
+            if buffer.len() < length {
+                buffer.resize(length, T::default());
+            }
+        }
+        let padded = columns.next_multiple_of(QUANT_BLOCK);
+        grow(&mut self.values, tokens * columns);
+        grow(&mut self.codes, tokens * padded);
+        grow(&mut self.scales, tokens * padded / QUANT_BLOCK);
+        grow(&mut self.sums, tokens * padded / SUM_COLUMNS);
+        (self.tokens, self.columns, self.quantized) = (tokens, columns, false);
+    }
+
+    /// The values, `[tokens][columns]`.
+    pub fn values(&self) -> &[f32] {
+        &self.values[..self.tokens * self.columns]
+    }
+
+    /// The values to write, `[tokens][columns]`; codes no longer hold.
+    pub fn values_mut(&mut self) -> &mut [f32] {
+        self.quantized = false;
+        &mut self.values[..self.tokens * self.columns]
+    }
+
+    /// Rows.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// Values in a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Bytes that rows of this shape take.
+    pub fn bytes_for(tokens: usize, columns: usize) -> usize {
+        let padded = columns.saturating_add(QUANT_BLOCK - 1) / QUANT_BLOCK * QUANT_BLOCK;
+        let row = columns.saturating_mul(4).saturating_add(padded).saturating_add(padded / 8 + padded / 4);
+        row.saturating_mul(tokens)
+    }
+
+    /// Whether the codes belong to the values.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.quantized
+    }
+
+    /// Values to read with the buffers of codes, scales and sums to fill; marks the codes as valid.
+    pub(crate) fn quantize_parts(&mut self) -> (&[f32], &mut [i8], &mut [f32], &mut [i32]) {
+        self.quantized = true;
+        let codes = self.tokens * self.columns.next_multiple_of(QUANT_BLOCK);
+        (
+            &self.values[..self.tokens * self.columns],
+            &mut self.codes[..codes],
+            &mut self.scales[..codes / QUANT_BLOCK],
+            &mut self.sums[..codes / SUM_COLUMNS],
+        )
+    }
+
+    /// The rows of `tokens` as floats.
+    pub(crate) fn floats(&self, tokens: Range<usize>) -> Floats<'_> {
+        let values = &self.values[tokens.start * self.columns..tokens.end * self.columns];
+        Floats { tokens: tokens.len(), columns: self.columns, values }
+    }
+
+    /// The rows of `tokens` as codes; columns are whole blocks where this is used.
+    pub(crate) fn codes(&self, tokens: Range<usize>) -> Codes<'_> {
+        let columns = self.columns.next_multiple_of(QUANT_BLOCK);
+        let (start, end) = (tokens.start * columns, tokens.end * columns);
+        Codes {
+            tokens: tokens.len(),
+            columns,
+            codes: &self.codes[start..end],
+            scales: &self.scales[start / QUANT_BLOCK..end / QUANT_BLOCK],
+            sums: &self.sums[start / SUM_COLUMNS..end / SUM_COLUMNS],
+        }
+    }
+}
