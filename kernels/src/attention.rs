@@ -1,7 +1,7 @@
 //! Attention over a paged KV cache: what goes in, how it lies, and how the work is split.
 //!
-//! A page holds the keys and values of 32 positions for one block of a model: for each key head first 32 rows of keys,
-//! then 32 rows of values, so that a head's walk over its keys is one run of memory.
+//! A page holds the keys and values of 32 positions for one block of a model: for each key head first 32 rows
+//! of keys, then 32 rows of values, so that a head's walk over its keys is one run of memory.
 
 use crate::arch::HeadGroup;
 use crate::disjoint::Disjoint;
@@ -20,8 +20,8 @@ pub enum KvKind {
 }
 
 impl KvKind {
-    /// Bytes of one head's keys or values at one position; `None` if the width is zero, too large, or, for Q8_0, no
-    /// multiple of 32.
+    /// Bytes of one head's keys or values at one position; `None` if the width is zero, too large, or, for
+    /// Q8_0, no multiple of 32.
     pub fn head_bytes(self, head_width: usize) -> Option<usize> {
         if head_width == 0 || head_width > HEAD_WIDTH_MAX {
             return None;

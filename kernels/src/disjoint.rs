@@ -1,7 +1,7 @@
 //! One slice that several tasks write at once, each its own part.
 //!
-//! The tasks of a product write interleaved parts of the result, which no safe split can express; this type keeps the
-//! one promise that has to be made in one place.
+//! The tasks of a product write interleaved parts of the result, which no safe split can express; this type
+//! keeps the one promise that has to be made in one place.
 
 use core::marker::PhantomData;
 use core::ops::Range;
@@ -13,7 +13,8 @@ pub(crate) struct Disjoint<'a, T> {
     slice: PhantomData<&'a mut [T]>,
 }
 
-// SAFETY: the parts handed out are disjoint by the contract of `part`, so sharing this is like sending the parts.
+// SAFETY: the parts handed out are disjoint by the contract of `part`, so sharing this is like sending the
+// parts.
 unsafe impl<T: Send> Sync for Disjoint<'_, T> {}
 // SAFETY: it is a mutable slice, which can be sent if its elements can.
 unsafe impl<T: Send> Send for Disjoint<'_, T> {}

@@ -1,7 +1,8 @@
 //! The choice of a kernel set, and one line for each operation and set.
 //!
-//! A build for a board is told its set (`--cfg kwaainet_kernels="avx2"`) and holds no other; a universal build holds all
-//! sets of its architecture and looks at the CPU once. An operation that a set lacks is the portable one's.
+//! A build for a board is told its set (`--cfg kwaainet_kernels="avx2"`) and holds no other; a universal
+//! build holds all sets of its architecture and looks at the CPU once. An operation that a set lacks is the
+//! portable one's.
 
 use core::fmt;
 
@@ -175,7 +176,8 @@ impl Kernels {
         }
     }
 
-    /// Rotates every head of `heads` by the angles of a position, in place; values beyond the rotary width stay.
+    /// Rotates every head of `heads` by the angles of a position, in place; values beyond the rotary width
+    /// stay.
     ///
     /// # Panics
     /// If the table has no such position, or heads are narrower than its pairs.
@@ -232,7 +234,9 @@ operations! {
     pub scale(x: &mut [f32], factor: f32): portable::scale;
     /// x = e^x / sum of e^x.
     pub softmax(x: &mut [f32]): portable::softmax;
-    pub(crate) quantize_row(values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]): avx2::quantize_row;
+    pub(crate) quantize_row(
+        values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]
+    ): avx2::quantize_row;
     pub(crate) attend(group: &HeadGroup<'_>, out: &mut [f32]): avx2::attend;
     pub(crate) strip_q4_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]): avx2::strip_q4_0;
     pub(crate) strip_q8_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]): avx2::strip_q8_0;

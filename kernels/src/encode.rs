@@ -1,7 +1,7 @@
 //! Quantising floats to block formats, for models that come as floats.
 //!
-//! Q8_0 and Q4_0 follow the definitions of the formats; Q4_K searches scale and minimum of each sub-block by weighted
-//! least squares, because rounding to the nearest step of the plain range costs a third more error.
+//! Q8_0 and Q4_0 follow the definitions of the formats; Q4_K searches scale and minimum of each sub-block by
+//! weighted least squares, because rounding to the nearest step of the plain range costs a third more error.
 
 use core::fmt;
 
@@ -103,7 +103,8 @@ fn encode_q4_0(values: &[f32], out: &mut [u8]) {
     }
 }
 
-/// Scale and minimum (value = scale * code - minimum, both at least 0) of 32 values that leave the least weighted error.
+/// Scale and minimum (value = scale * code - minimum, both at least 0) of 32 values that leave the least
+/// weighted error.
 fn fit_scale_and_minimum(values: &[f32]) -> (f32, f32) {
     let mean_square = values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32;
     let spread = crate::math::square_root(mean_square);

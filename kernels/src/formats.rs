@@ -1,7 +1,7 @@
 //! The block formats of GGUF: one table of names and sizes, and decoding.
 //!
-//! A block is the smallest run of columns that can be read alone. The numbers are those of the GGUF specification
-//! and of the `ggml` type list; how each block's bits are laid out is in `unpack.rs`.
+//! A block is the smallest run of columns that can be read alone. The numbers are those of the GGUF
+//! specification and of the `ggml` type list; how each block's bits are laid out is in `unpack.rs`.
 
 use crate::half::{bf16_to_f32, f16_to_f32};
 use crate::unpack;

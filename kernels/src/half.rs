@@ -35,7 +35,8 @@ pub fn f32_to_f16(value: f32) -> u16 {
         return sign | 0x7c00;
     }
     if magnitude < 0x3880_0000 {
-        // Below the smallest normal half: adding 0.5 leaves the wanted integer in the low bits, rounded by hardware.
+        // Below the smallest normal half: adding 0.5 leaves the wanted integer in the low bits, rounded by
+        // hardware.
         let shifted = f32::from_bits(magnitude) + 0.5;
         return sign | (shifted.to_bits() - 0.5f32.to_bits()) as u16;
     }

@@ -1,9 +1,9 @@
 //! Quantised arithmetic of transformer blocks, for each kind of chip.
 //!
-//! It exists so that the rest of the house can multiply, norm, rotate and attend without knowing which chip it runs on.
-//! Every kernel set gives the same bits as the portable one: integer sums are exact, and float operations come in one
-//! defined order with explicit fused multiply-adds. So a result depends neither on the chip, nor on how many rows went
-//! through together, nor on the number of threads.
+//! It exists so that the rest of the house can multiply, norm, rotate and attend without knowing which chip
+//! it runs on. Every kernel set gives the same bits as the portable one: integer sums are exact, and float
+//! operations come in one defined order with explicit fused multiply-adds. So a result depends neither on the
+//! chip, nor on how many rows went through together, nor on the number of threads.
 
 #![cfg_attr(not(feature = "std"), no_std)]
 

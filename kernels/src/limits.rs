@@ -9,7 +9,8 @@ pub const HEAD_WIDTH_MAX: usize = 1024;
 /// Threads of one pool; more than any board has, and a bound on what a configuration can ask for.
 pub const THREADS_MAX: usize = 256;
 
-/// Tasks for each thread in one product: enough that a thread which lost its core delays the rest by an eighth.
+/// Tasks for each thread in one product: enough that a thread which lost its core delays the rest by an
+/// eighth.
 pub(crate) const TASKS_PER_THREAD: usize = 8;
 
 /// Weight bytes in one task at least: below this, taking a task costs more than it balances.

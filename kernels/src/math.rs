@@ -18,7 +18,8 @@ pub(crate) fn square_root(value: f32) -> f32 {
     return libm::sqrtf(value);
 }
 
-/// The nearest integer, ties to even, for values below 2^22 in size: adding 1.5 * 2^23 pushes the fraction out.
+/// The nearest integer, ties to even, for values below 2^22 in size: adding 1.5 * 2^23 pushes the fraction
+/// out.
 #[inline(always)]
 pub(crate) fn round_ties_even(value: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;

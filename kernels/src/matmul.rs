@@ -1,8 +1,8 @@
 //! Products of activations with weights: how the work is cut, and where results go.
 //!
-//! The unit is a strip of up to eight rows. A task is some strips in a row; within it strips are taken in chunks that
-//! stay in the cache while all tokens pass over them in tiles, so weights are read from memory once. Nothing of this
-//! changes a result: each one is the sum over a whole row, computed by one kernel call.
+//! The unit is a strip of up to eight rows. A task is some strips in a row; within it strips are taken in
+//! chunks that stay in the cache while all tokens pass over them in tiles, so weights are read from memory
+//! once. Nothing of this changes a result: each one is the sum over a whole row, computed by one kernel call.
 
 use crate::arch::SUM_COLUMNS;
 use crate::arch::{Codes, Floats};
@@ -69,9 +69,8 @@ impl Kernels {
 
     /// out = x W^T (+ bias) for each product, all in one go.
     ///
-    /// # Panics
-    /// If a length does not fit, or weights are quantised and [`Kernels::quantize`] was not called since the values
-    /// of `x` changed.
+    /// # Panics If a length does not fit, or weights are quantised and [`Kernels::quantize`] was not called
+    /// since the values of `x` changed.
     pub fn matmul(self, pool: &dyn Parallel, x: &Activations, products: &mut [Product<'_>]) {
         let mut tasks = 0;
         let total: usize = products.iter().map(|product| product.weights.bytes().len()).sum();

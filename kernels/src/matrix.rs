@@ -46,7 +46,8 @@ impl fmt::Display for ShapeError {
         match wanted_bytes {
             Some(wanted) => write!(
                 f,
-                "a {name} matrix of {rows} x {columns} in {layout:?} takes {wanted} bytes, found {found_bytes}"
+                "a {name} matrix of {rows} x {columns} in {layout:?} takes {wanted} bytes, \
+                 found {found_bytes}"
             ),
             None if *layout == Layout::Panels && !format.has_panels() => {
                 write!(f, "{name} has no panels; give its rows in the file's order")
@@ -162,11 +163,13 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Rows of activations: floats and, after [`crate::Kernels::quantize`], 8-bit codes with one scale for 32 columns.
+/// Rows of activations: floats and, after [`crate::Kernels::quantize`], 8-bit codes with one scale for 32
+/// columns.
 ///
-/// Codes are `round(x * (127 / largest))`, ties to even, the scale `largest / 127`; a block whose largest value is so
-/// small that `127 / largest` overflows is zero. Sums of the codes of each 16 columns are kept beside them, because
-/// formats with an offset need them. Buffers only grow, so that a pass allocates nothing once the largest was seen.
+/// Codes are `round(x * (127 / largest))`, ties to even, the scale `largest / 127`; a block whose largest
+/// value is so small that `127 / largest` overflows is zero. Sums of the codes of each 16 columns are kept
+/// beside them, because formats with an offset need them. Buffers only grow, so that a pass allocates nothing
+/// once the largest was seen.
 #[derive(Default)]
 pub struct Activations {
     tokens: usize,

@@ -1,13 +1,16 @@
 //! Panels: eight rows of weights interleaved, in the order that vector kernels eat.
 //!
-//! A panel holds for each block first the eight rows' scales and then vectors of 32 bytes: byte `4 * row + j` of
-//! vector `v` belongs to columns `4v + j` of the eight rows, so that one 256-bit register holds four columns of eight
-//! rows, and a dot product by groups of four bytes fills one sum for each row. Per block of
+//! A panel holds for each block first the eight rows' scales and then vectors of 32 bytes: byte `4 * row + j`
+//! of vector `v` belongs to columns `4v + j` of the eight rows, so that one 256-bit register holds four
+//! columns of eight rows, and a dot product by groups of four bytes fills one sum for each row. Per block of
 //! - **Q8_0** (272 bytes, 32 columns): 8 halves `d`, 8 vectors of codes.
-//! - **Q4_0** (144 bytes, 32 columns): 8 halves `d`, 4 vectors of nibbles: low is column `4v + j`, high is `16 + 4v + j`.
-//! - **Q4_K** (1184 bytes, 256 columns): 8 halves `d`, 8 halves `dmin`, 8 x 8 bytes scales (sub-block, row), 8 x 8 bytes
+//! - **Q4_0** (144 bytes, 32 columns): 8 halves `d`, 4 vectors of nibbles: low is column `4v + j`, high is
+//!   `16 + 4v + j`.
+//! - **Q4_K** (1184 bytes, 256 columns): 8 halves `d`, 8 halves `dmin`, 8 x 8 bytes scales (sub-block, row),
+//!   8 x 8 bytes
 //!   minimums, then for each pair of sub-blocks 8 vectors of nibbles, the even sub-block low.
-//! - **Q6_K** (1680 bytes, 256 columns): 8 halves `d`, 16 x 8 bytes scales (sub-block, row), then for each half of 128
+//! - **Q6_K** (1680 bytes, 256 columns): 8 halves `d`, 16 x 8 bytes scales (sub-block, row), then for each
+//!   half of 128
 //!   columns 8 vectors of upper bits and 16 vectors of nibbles, both as the format packs them within a row.
 //!
 //! The last panel of a matrix is filled with zero bytes, which decode to zero.

@@ -5,7 +5,8 @@ use crate::limits::TASKS_PER_THREAD;
 
 /// Runs tasks, perhaps on several threads.
 pub trait Parallel: Sync {
-    /// Runs `task(i)` for every `i` in `0..tasks`, in any order and perhaps at once; returns when all are done.
+    /// Runs `task(i)` for every `i` in `0..tasks`, in any order and perhaps at once; returns when all are
+    /// done.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync));
 
     /// Threads that may work at once, at least one.

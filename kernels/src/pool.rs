@@ -1,9 +1,9 @@
 //! Threads that stay between passes.
 //!
-//! A pass through a model is hundreds of products of a few microseconds each, so a thread must be there at once: it spins
-//! for the gap between two products and sleeps when there is nothing more. Tasks are taken one by one from a counter, so
-//! a thread that lost its core holds up no more than the task it has; the caller works too, and returns without waiting
-//! for threads that never came.
+//! A pass through a model is hundreds of products of a few microseconds each, so a thread must be there at
+//! once: it spins for the gap between two products and sleeps when there is nothing more. Tasks are taken one
+//! by one from a counter, so a thread that lost its core holds up no more than the task it has; the caller
+//! works too, and returns without waiting for threads that never came.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -16,11 +16,14 @@ use std::time::{Duration, Instant};
 use crate::Parallel;
 use crate::limits::{SPIN_US_MAX, THREADS_MAX};
 
+/// A task whose lifetime is not told; who follows a pointer to one keeps to it.
+type Task = dyn Fn(usize) + Sync;
+
 /// What `run` was called with, for as long as the call lasts.
 #[derive(Clone, Copy)]
 struct Job {
     tasks: usize,
-    task: *const (dyn Fn(usize) + Sync),
+    task: *const Task,
 }
 
 struct Shared {
@@ -39,9 +42,9 @@ struct Shared {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-// SAFETY: `job` is only written while nobody may read it: `open` is false and `inside` is zero. A thread adds itself to
-// `inside` before it looks at `open`, the caller clears `open` before it looks at `inside`, both in one total order
-// (SeqCst), so at least one of them sees the other. The task itself is `Sync`.
+// SAFETY: `job` is only written while nobody may read it: `open` is false and `inside` is zero. A thread adds
+// itself to `inside` before it looks at `open`, the caller clears `open` before it looks at `inside`, both in
+// one total order (SeqCst), so at least one of them sees the other. The task itself is `Sync`.
 unsafe impl Sync for Shared {}
 // SAFETY: the pointer in `job` is only followed under the same rule.
 unsafe impl Send for Shared {}
@@ -55,8 +58,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the calling one counted; at least one, at most [`THREADS_MAX`]. Threads that the
-    /// system refuses are done without.
+    /// A pool of `threads` threads, the calling one counted; at least one, at most [`THREADS_MAX`]. Threads
+    /// that the system refuses are done without.
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
             job: UnsafeCell::new(None),
@@ -112,12 +115,9 @@ impl Shared {
     /// Publishes a job, works on it, and returns when nobody uses it any more.
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
         // SAFETY: only the lifetime is erased; the pointer is forgotten before this call returns.
-        let task: *const (dyn Fn(usize) + Sync) = unsafe {
-            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(
-                task,
-            )
-        };
-        // SAFETY: no job is open and nobody is inside: the last `run` waited for that, and `busy` admits one at a time.
+        let task: *const Task = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), _>(task) };
+        // SAFETY: no job is open and nobody is inside: the last `run` waited for that, and `busy` admits one
+        // at a time.
         unsafe { *self.job.get() = Some(Job { tasks, task }) };
         self.next.store(0, Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);
@@ -162,7 +162,8 @@ impl Shared {
             self.inside.fetch_add(1, Ordering::SeqCst);
             if self.open.load(Ordering::SeqCst) {
                 seen = self.generation.load(Ordering::SeqCst);
-                // SAFETY: the job was seen open after this thread entered `inside`, so it is not written until it leaves.
+                // SAFETY: the job was seen open after this thread entered `inside`, so it is not written
+                // until it leaves.
                 let job = unsafe { *self.job.get() };
                 if let Some(Job { tasks, task }) = job {
                     // SAFETY: the caller of `run` doesn't return while this thread is inside.

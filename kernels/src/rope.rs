@@ -1,7 +1,7 @@
 //! Rotary position embedding: tables of cosines and sines, the same bits on every machine.
 //!
-//! Su et al., "RoFormer", 2021; the scalings are those of the model families that use them. Angles are computed in
-//! double precision with `libm`, because the C library's sine differs from machine to machine.
+//! Su et al., "RoFormer", 2021; the scalings are those of the model families that use them. Angles are
+//! computed in double precision with `libm`, because the C library's sine differs from machine to machine.
 
 use alloc::vec::Vec;
 
@@ -83,7 +83,8 @@ impl RopeTable {
         let mut sines = Vec::with_capacity(context_tokens * pairs);
         for position in 0..context_tokens {
             for frequency in &frequencies {
-                // The reference multiplies in single precision; so must the angle here, or long contexts drift apart.
+                // The reference multiplies in single precision; so must the angle here, or long contexts
+                // drift apart.
                 let angle = f64::from(position as f32 * *frequency as f32);
                 cosines.push((libm::cos(angle) * amplitude) as f32);
                 sines.push((libm::sin(angle) * amplitude) as f32);

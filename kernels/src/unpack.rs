@@ -1,8 +1,8 @@
 //! The bits of every quantised format, taken apart into one common shape.
 //!
-//! Whatever the format, 32 columns are small integer codes, a float scale, an integer scale for each half, and
-//! perhaps a minimum to subtract. Decoding and the portable dot products both start here, so that each format's
-//! layout is written down once for the file's order and once for panels.
+//! Whatever the format, 32 columns are small integer codes, a float scale, an integer scale for each half,
+//! and perhaps a minimum to subtract. Decoding and the portable dot products both start here, so that each
+//! format's layout is written down once for the file's order and once for panels.
 
 use crate::PANEL_ROWS;
 use crate::formats::Format;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use kwaainet_kernels::{Activations, Format, Kernels, Layout, Matrix, Product, Sequential, decode};
 
-/// The tensors of the quantised golden blocks, as bytes; `None` (and a line that says so) where they aren't there.
+/// The tensors of the quantised golden blocks, as bytes; `None` (and a line that says so) where they aren't
+/// there.
 fn blocks(test: &str) -> Option<HashMap<String, Vec<u8>>> {
     let root = std::env::var_os("KWAAINET_SHARED")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared"), PathBuf::from);

@@ -1,7 +1,7 @@
-//! Every kernel set that this machine can run gives the same bits as the portable one, for every operation and shape.
+//! Every kernel set gives the same bits as the portable one, for every operation and shape.
 //!
-//! Sets that this machine lacks are named, not passed over in silence. Inputs have a period of 251, the largest prime
-//! below 256, so that swapped blocks can't cancel.
+//! Sets that this machine lacks are named, not passed over in silence. Inputs have a period of 251, the
+//! largest prime below 256, so that swapped blocks can't cancel.
 
 use kwaainet_kernels::pool::Pool;
 use kwaainet_kernels::*;

@@ -1,5 +1,6 @@
-//! Five attacks on the open port, each of which killed or bloated the HTTP server that was looked at first
-//! (`../shared/reference/crates.md` section 8). After each the node answers, and its memory has not grown.
+//! Five attacks on the open port, after each of which the node answers and has not grown.
+//!
+//! Each killed or bloated the HTTP server that was looked at first (`../shared/reference/crates.md` §8).
 
 #![cfg(target_os = "linux")]
 

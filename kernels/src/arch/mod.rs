@@ -30,7 +30,8 @@ pub(crate) struct Floats<'a> {
     pub values: &'a [f32],
 }
 
-/// What one (query, key head) pair needs: the query heads that share a key head, and where its keys and values lie.
+/// What one (query, key head) pair needs: the query heads that share a key head, and where its keys and
+/// values lie.
 pub(crate) struct HeadGroup<'a> {
     pub kind: crate::KvKind,
     pub head_width: usize,

@@ -1,8 +1,8 @@
 //! One transformer block, for every family.
 //!
-//! What families differ in are fields of [`ModelSpec`] and optional weights; there is one order of steps. Rows of all
-//! sessions in a batch go through together, so each weight is read once a pass. Each row's result depends on its own
-//! session alone: batches, chunks and threads never change a bit of it.
+//! What families differ in are fields of [`ModelSpec`] and optional weights; there is one order of steps.
+//! Rows of all sessions in a batch go through together, so each weight is read once a pass. Each row's result
+//! depends on its own session alone: batches, chunks and threads never change a bit of it.
 
 use kwaainet_kernels::{
     Activations, AttentionJob, AttentionQuery, KV_PAGE_TOKENS, Kernels, Parallel, Product, RopeTable,

@@ -1,7 +1,7 @@
 //! What a part of a model needs in memory, computed from headers before anything is loaded.
 //!
-//! The sum is printed and compared with what is free. What doesn't fit is refused with both numbers and the nearest
-//! things that would: a cache of a smaller type, a shorter context, fewer blocks.
+//! The sum is printed and compared with what is free. What doesn't fit is refused with both numbers and the
+//! nearest things that would: a cache of a smaller type, a shorter context, fewer blocks.
 
 use std::fmt;
 
@@ -128,7 +128,8 @@ fn kv_bytes(spec: &ModelSpec, options: &EngineOptions, context: usize, kind: KvK
     if kind.head_bytes(spec.head_width).is_none() {
         let width = spec.head_width;
         return Err(Error::request(format!(
-            "a Q8_0 KV cache needs heads whose width is a multiple of 32 and this model's are {width} wide; take f16"
+            "a Q8_0 KV cache needs heads whose width is a multiple of 32 and this model's are \
+             {width} wide; take f16"
         )));
     }
     let shape = KvShape { kind, kv_heads: spec.kv_heads, head_width: spec.head_width };

@@ -1,8 +1,8 @@
 //! Chat templates: a conversation as the text that the model was trained on.
 //!
-//! Templates are the model's own, in Jinja. What users wrote is guarded on its way through: a special token spelled in a
-//! message stays text, because a marker is put inside each such spelling before rendering and taken out after the special
-//! tokens of the template itself have been found.
+//! Templates are the model's own, in Jinja. What users wrote is guarded on its way through: a special token
+//! spelled in a message stays text, because a marker is put inside each such spelling before rendering and
+//! taken out after the special tokens of the template itself have been found.
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -19,7 +19,8 @@ use crate::tokenizer::{Special, Tokenizer};
 const MARKER: char = '\u{FDD0}';
 
 /// What is used where a model brings no template but knows ChatML's tokens.
-const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}\
+const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n\
+    {{ m.content }}<|im_end|>\n{% endfor %}\
     {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 /// What is used where it doesn't.
@@ -124,8 +125,8 @@ impl ChatTemplate {
         template.render(context).map_err(|error| template_error(&error))
     }
 
-    /// The ids of a conversation, ready for a model: with one begin token if the model wants one, and with users' words
-    /// as text, whatever they spell.
+    /// The ids of a conversation, ready for a model: with one begin token if the model wants one, and with
+    /// users' words as text, whatever they spell.
     ///
     /// # Errors
     /// As [`ChatTemplate::render`].

@@ -1,8 +1,8 @@
 //! An engine: a range of a model's blocks, opened to compute.
 //!
-//! It takes token ids or hidden rows of any number of sessions and gives hidden rows or logits. A whole model is the range
-//! of all blocks with embedding and head; there is no second path. The caller decides what goes into a pass; the
-//! [scheduler](crate::scheduler) is such a caller.
+//! It takes token ids or hidden rows of any number of sessions and gives hidden rows or logits. A whole model
+//! is the range of all blocks with embedding and head; there is no second path. The caller decides what goes
+//! into a pass; the [scheduler](crate::scheduler) is such a caller.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -16,7 +16,10 @@ use crate::budget::Budget;
 use crate::error::Error;
 use crate::files::ModelFiles;
 use crate::kv::{KvCache, SessionId, pages_for};
-use crate::limits::{BATCH_TOKENS_MAX, CONTEXT_TOKENS_DEFAULT, LOGITS_BYTES_MIN, SESSIONS_MAX, THREADS_MAX};
+use crate::limits::{
+    BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, CONTEXT_TOKENS_DEFAULT, LOGITS_BYTES_MIN, SESSIONS_MAX,
+    THREADS_MAX,
+};
 use crate::spec::{ModelSpec, Rope};
 use crate::weights::{Part, Quantize, Weights};
 
@@ -58,7 +61,7 @@ impl EngineOptions {
             head: true,
             context_tokens: None,
             sessions_max: 1,
-            batch_tokens_max: BATCH_TOKENS_MAX,
+            batch_tokens_max: BATCH_TOKENS_DEFAULT,
             kv: KvKind::F16,
             quantize: Quantize::Keep,
             threads: threads_here(),
@@ -91,7 +94,8 @@ impl EngineOptions {
         }
         if self.embedding && range.start != 0 || self.head && range.end != spec.blocks {
             return Err(Error::request(
-                "the embedding goes with the first block and the head with the last; another range has neither",
+                "the embedding goes with the first block and the head with the last; \
+                 another range has neither",
             ));
         }
         let context = self.context(spec);
@@ -176,11 +180,11 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens a range of a model: computes its budget, packs weights that aren't packed yet, reserves the KV cache.
-    /// `progress` hears the bytes packed so far and to be packed.
+    /// Opens a range of a model: computes its budget, packs weights that aren't packed yet, reserves the KV
+    /// cache. `progress` hears the bytes packed so far and to be packed.
     ///
-    /// # Errors
-    /// When the options contradict the model, when it doesn't fit into memory, or when files can't be read or written.
+    /// # Errors When the options contradict the model, when it doesn't fit into memory, or when files can't
+    /// be read or written.
     pub fn open(
         files: Arc<ModelFiles>,
         options: EngineOptions,
@@ -295,9 +299,8 @@ impl Engine {
     /// Runs one pass over the blocks for all `runs` together and gives the wanted rows back, in order:
     /// [rows][`Engine::row_width`].
     ///
-    /// # Errors
-    /// When a run doesn't suit this engine: the wrong kind of input, a closed session, an id beyond the vocabulary, numbers
-    /// that aren't finite, no room. Nothing was computed then.
+    /// # Errors When a run doesn't suit this engine: the wrong kind of input, a closed session, an id beyond
+    /// the vocabulary, numbers that aren't finite, no room. Nothing was computed then.
     pub fn forward(&mut self, runs: &[Run<'_>]) -> Result<&[f32], Error> {
         self.admit(runs)?;
         self.load_rows(runs);
@@ -348,7 +351,8 @@ impl Engine {
         Ok(&self.out)
     }
 
-    /// The residual stream as the last pass left it, before the head's norm, for the rows wanted last: for tests.
+    /// The residual stream as the last pass left it, before the head's norm, for the rows wanted last: for
+    /// tests.
     pub fn hidden_rows(&self) -> &[f32] {
         &self.scratch.hidden
     }

@@ -29,7 +29,8 @@ pub enum Error {
         /// What was found and what would be supported.
         what: String,
     },
-    /// The memory needed is more than the memory there is; the sentence holds both numbers and the nearest thing that fits.
+    /// The memory needed is more than the memory there is; the sentence holds both numbers and the nearest
+    /// thing that fits.
     DoesNotFit {
         /// The whole sentence.
         what: String,

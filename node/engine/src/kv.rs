@@ -1,9 +1,9 @@
 //! The KV cache: pages of 32 positions, preallocated, counted and shared.
 //!
-//! One arena is reserved when the engine opens; nothing is allocated afterwards. A page holds the keys and values of 32
-//! positions for every block of the engine's range. Sessions that begin alike share pages; a page that two sessions hold
-//! is copied before either writes to it. A session reserves what it may need when it opens, so that a running answer
-//! never finds the cache full.
+//! One arena is reserved when the engine opens; nothing is allocated afterwards. A page holds the keys and
+//! values of 32 positions for every block of the engine's range. Sessions that begin alike share pages; a
+//! page that two sessions hold is copied before either writes to it. A session reserves what it may need when
+//! it opens, so that a running answer never finds the cache full.
 
 use kwaainet_kernels::{KV_PAGE_TOKENS, KvShape};
 
@@ -44,7 +44,8 @@ pub(crate) fn pages_for(tokens: usize) -> usize {
 }
 
 impl KvCache {
-    /// Reserves `pages` pages for `blocks` blocks and room for `sessions_max` sessions of at most `context_tokens`.
+    /// Reserves `pages` pages for `blocks` blocks and room for `sessions_max` sessions of at most
+    /// `context_tokens`.
     pub(crate) fn new(
         shape: KvShape,
         blocks: usize,
@@ -94,12 +95,14 @@ impl KvCache {
         self.free.len() - self.reserved
     }
 
-    /// Opens a session that may grow to `tokens_max` positions; `None` when there is no slot or not enough pages.
+    /// Opens a session that may grow to `tokens_max` positions; `None` when there is no slot or not enough
+    /// pages.
     pub(crate) fn open(&mut self, tokens_max: usize) -> Option<SessionId> {
         self.open_with(&[], 0, tokens_max)
     }
 
-    /// Opens a session that begins with the first `tokens` positions of `parent` and may grow to `tokens_max`.
+    /// Opens a session that begins with the first `tokens` positions of `parent` and may grow to
+    /// `tokens_max`.
     ///
     /// Whole pages are shared; a page that is shared only in part is copied at once.
     pub(crate) fn fork(&mut self, parent: SessionId, tokens: usize, tokens_max: usize) -> Option<SessionId> {
@@ -164,7 +167,8 @@ impl KvCache {
         true
     }
 
-    /// After shared pages were dropped the promise of pages to write may not be covered by free ones; it shrinks then.
+    /// After shared pages were dropped the promise of pages to write may not be covered by free ones; it
+    /// shrinks then.
     fn settle_reservation(&mut self, id: SessionId) {
         let excess = self.reserved.saturating_sub(self.free.len());
         if let Some(session) = self.session_mut(id) {
@@ -182,7 +186,8 @@ impl KvCache {
         }
     }
 
-    /// Makes room for `count` more positions: pages are taken, shared ones copied. False when there is no room.
+    /// Makes room for `count` more positions: pages are taken, shared ones copied. False when there is no
+    /// room.
     pub(crate) fn extend(&mut self, id: SessionId, count: usize) -> bool {
         let Some(session) = self.session(id) else { return false };
         let (slot, tokens) = (id.slot as usize, session.tokens);

@@ -61,6 +61,9 @@ pub const FEED_FORWARD_MAX: usize = 1 << 18;
 pub const CONTEXT_TOKENS_DEFAULT: usize = 4096;
 /// Most sessions of one engine, kept prefixes included.
 pub const SESSIONS_MAX: usize = 1024;
+/// Rows in one pass unless the caller says otherwise: scratch memory is proportional to it, and with more the
+/// weights are read from memory so rarely already that prompts gain nothing.
+pub const BATCH_TOKENS_DEFAULT: usize = 128;
 /// Most rows in one pass: beyond it longer batches gain nothing, and scratch memory is proportional to it.
 pub const BATCH_TOKENS_MAX: usize = 512;
 /// Prompt tokens that go into a pass beside answers being written: keeps the step of the others short.
@@ -134,7 +137,8 @@ pub const SPLIT_FALLBACK_BYTES: usize = 1024;
 pub const WORD_PIECE_CHARACTERS_MAX: usize = 100;
 /// Longest chat template, in bytes; those in use have up to 25,000.
 pub const TEMPLATE_BYTES_MAX: usize = 1 << 20;
-/// Work that one rendering of a chat template may take, in minijinja's fuel: about an instruction or 64 bytes each.
+/// Work that one rendering of a chat template may take, in minijinja's fuel: about an instruction or 64 bytes
+/// each.
 pub const TEMPLATE_FUEL_MAX: u64 = 4_000_000;
 /// Deepest recursion of a chat template's macros.
 pub const TEMPLATE_RECURSION_MAX: usize = 64;

@@ -4,7 +4,8 @@
 
 use std::fs;
 
-/// Bytes that can be taken without swapping: what the kernel calls available, within this process's control group.
+/// Bytes that can be taken without swapping: what the kernel calls available, within this process's control
+/// group.
 pub fn available_bytes() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let available = kilobytes(&meminfo, "MemAvailable:")?;

@@ -1,9 +1,9 @@
 //! Packed copies of weights: made once, kept in a cache file, mapped ever after.
 //!
-//! Kernels eat quantised weights eight rows at a time, in an order that no model file uses. The copy in that order is
-//! made a block at a time, through a buffer of a few panels, and lies in one file for each block, so that a node whose
-//! range moves packs only what is new to it. The head of such a file is computed from the model's headers alone; a file
-//! whose head or length differs from that is made again.
+//! Kernels eat quantised weights eight rows at a time, in an order that no model file uses. The copy in that
+//! order is made a block at a time, through a buffer of a few panels, and lies in one file for each block, so
+//! that a node whose range moves packs only what is new to it. The head of such a file is computed from the
+//! model's headers alone; a file whose head or length differs from that is made again.
 
 use std::fs;
 use std::io::{self, BufWriter, Write};
@@ -117,7 +117,8 @@ impl<'a> Plan<'a> {
         format!("{name}-{label}.packed")
     }
 
-    /// Maps the cache file, making it first if it isn't there or isn't whole. `made` hears how many bytes were written.
+    /// Maps the cache file, making it first if it isn't there or isn't whole. `made` hears how many bytes
+    /// were written.
     ///
     /// # Errors
     /// When the folder can't be written or the file can't be mapped.

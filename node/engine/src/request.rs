@@ -1,7 +1,7 @@
 //! What a caller asks of a model, and what comes back.
 //!
-//! A request goes in whole; tokens come back one by one through a bounded channel. Dropping the ticket is how a caller
-//! says that it has left: the slot is free at the next step.
+//! A request goes in whole; tokens come back one by one through a bounded channel. Dropping the ticket is how
+//! a caller says that it has left: the slot is free at the next step.
 
 use crate::error::Error;
 use crate::sampler::Sampling;

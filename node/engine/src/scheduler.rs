@@ -1,9 +1,9 @@
 //! Many requests, one engine: continuous batching on one thread.
 //!
-//! Each turn of the loop is one pass of the engine. Every answer that is being written puts one row into it; what room is
-//! left goes to prompts, in chunks, so that a long prompt doesn't hold up the others. A finished session stays as long
-//! as its pages aren't needed, and a request that begins like it starts from there. An answer doesn't depend on what
-//! else was in its passes: rows are computed independently, to the bit.
+//! Each turn of the loop is one pass of the engine. Every answer that is being written puts one row into it;
+//! what room is left goes to prompts, in chunks, so that a long prompt doesn't hold up the others. A finished
+//! session stays as long as its pages aren't needed, and a request that begins like it starts from there. An
+//! answer doesn't depend on what else was in its passes: rows are computed independently, to the bit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -152,7 +152,8 @@ impl Scheduler {
             return Err(Refusal::Busy { retry_after_s: self.retry_after_s() });
         }
         self.counters.requests.fetch_add(1, Ordering::Relaxed);
-        // Unbounded in type, bounded in fact: an answer has at most as many events as the context has tokens, and one.
+        // Unbounded in type, bounded in fact: an answer has at most as many events as the context has tokens,
+        // and one.
         let (events, receiver) = async_channel::unbounded();
         let submission = Submission { request, stops, events, submitted: Instant::now() };
         match self.submissions.try_send(submission) {
@@ -172,8 +173,8 @@ impl Scheduler {
         }
         if prompt >= context {
             return Err(Error::request(format!(
-                "the prompt has {prompt} tokens and the context {context}; shorten it, or open the model with a longer \
-                 context"
+                "the prompt has {prompt} tokens and the context {context}; shorten it, or \
+                 open the model with a longer context"
             )));
         }
         if request.tokens_max == Some(0) {
@@ -319,7 +320,8 @@ impl Worker {
         }
     }
 
-    /// Opens a session that begins with as much of the prompt as is known; gives up kept sessions where room is short.
+    /// Opens a session that begins with as much of the prompt as is known; gives up kept sessions where room
+    /// is short.
     fn open_session(&mut self, request: &Request) -> Option<(SessionId, usize)> {
         let context = self.engine.context_tokens();
         let wanted = request.tokens_max.unwrap_or(context);
@@ -337,8 +339,8 @@ impl Worker {
         }
     }
 
-    /// The session that shares the longest beginning with `prompt`, and how many tokens. The last token of a prompt is
-    /// always computed, because its row gives the first logits.
+    /// The session that shares the longest beginning with `prompt`, and how many tokens. The last token of a
+    /// prompt is always computed, because its row gives the first logits.
     fn longest_prefix(&self, prompt: &[u32]) -> Option<(SessionId, usize)> {
         let known = self.kept.iter().map(|kept| (kept.session, kept.tokens.as_slice()));
         let running = self.active.iter().map(|answer| (answer.session, answer.filled_tokens()));
@@ -349,7 +351,8 @@ impl Worker {
             .max_by_key(|&(_, shared)| shared)
     }
 
-    /// Closes the least recently used kept session, the best parent of `prompt` last. False when none is left.
+    /// Closes the least recently used kept session, the best parent of `prompt` last. False when none is
+    /// left.
     fn give_up_one(&mut self, prompt: &[u32]) -> bool {
         let best = self.longest_prefix(prompt).map(|(session, _)| session);
         let index = self.kept.iter().position(|kept| Some(kept.session) != best);
@@ -395,7 +398,8 @@ impl Worker {
                 }
             }
             Err(error) => {
-                // The checks at submission make this unreachable for a sound engine; a caller still gets the sentence.
+                // The checks at submission make this unreachable for a sound engine; a caller still gets the
+                // sentence.
                 let what = error.to_string();
                 for answer in self.active.drain(..) {
                     self.engine.close_session(answer.session);

@@ -1,7 +1,8 @@
 //! The weights of a block range, ready for the kernels.
 //!
-//! Every matrix lies in one of two places: in the model's own mapped file, when the kernels eat it as it is, or in a
-//! packed copy. Small vectors (norms, biases) are decoded once. Only the tensors of the wanted range are touched.
+//! Every matrix lies in one of two places: in the model's own mapped file, when the kernels eat it as it is,
+//! or in a packed copy. Small vectors (norms, biases) are decoded once. Only the tensors of the wanted range
+//! are touched.
 
 use std::ops::Range;
 use std::path::Path;
@@ -141,8 +142,8 @@ fn head_role(files: &ModelFiles) -> Role {
     if files.spec().tied_head { Role::Embedding } else { Role::Output }
 }
 
-/// The embedding is only looked up, row by row, so it stays in its file as it is, also where the head is the same tensor:
-/// a node that holds only the embedding then gives the same rows as one that holds both.
+/// The embedding is only looked up, row by row, so it stays in its file as it is, also where the head is the
+/// same tensor: a node that holds only the embedding then gives the same rows as one that holds both.
 const EMBEDDING_LAYOUT: Layout = Layout::Rows;
 
 /// Bytes of weights that a part reads from memory and from its packed copies, computed from headers.
@@ -198,8 +199,8 @@ fn stays_in_file(tensor: &Tensor, form: Form) -> bool {
 }
 
 impl Weights {
-    /// Opens the weights of a part, packing what isn't packed yet into `cache_folder`, or in memory without one.
-    /// `made` hears of every piece of packed weights, in bytes.
+    /// Opens the weights of a part, packing what isn't packed yet into `cache_folder`, or in memory without
+    /// one. `made` hears of every piece of packed weights, in bytes.
     ///
     /// # Errors
     /// When a tensor is missing or the cache can't be written.

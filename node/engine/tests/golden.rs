@@ -68,7 +68,8 @@ fn all_logits(engine: &mut Engine, prompt: &[u32]) -> Vec<f32> {
     logits
 }
 
-/// Runs each block alone on the golden output of the one before; gives the largest difference, relative to the row's size.
+/// Runs each block alone on the golden output of the one before; gives the largest difference, relative to
+/// the row's size.
 fn worst_block(path: &Path, options: &EngineOptions, blocks: usize, hidden: usize, golden: &Golden) -> f32 {
     let mut worst = 0f32;
     for block in 0..blocks {

@@ -87,8 +87,8 @@ fn load_head(kind: KvKind, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// One head's row into the cache. Halves round to nearest; Q8_0 takes the codes of `quantize_row` and its scale as a
-/// half, at most the largest finite one.
+/// One head's row into the cache. Halves round to nearest; Q8_0 takes the codes of `quantize_row` and its
+/// scale as a half, at most the largest finite one.
 pub(crate) fn store_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
     match kind {
         KvKind::F32 => {

@@ -1,6 +1,7 @@
 //! Dot products of a strip of up to eight weight rows with a tile of activations.
 //!
-//! A strip is unpacked once for all tokens of the tile. Results are sums over the whole row, `out[token][row]`.
+//! A strip is unpacked once for all tokens of the tile. Results are sums over the whole row,
+//! `out[token][row]`.
 
 use crate::arch::{Codes, Floats, SUM_COLUMNS};
 use crate::formats::Format;
@@ -13,8 +14,8 @@ use crate::{PANEL_ROWS, QUANT_BLOCK};
 /// Columns that are summed apart in a float dot product.
 const LANES: usize = 16;
 
-/// Adds one group of 32 columns of one row to every token's sum: integers first, then one fused multiply-add for the
-/// scale and one for the minimum.
+/// Adds one group of 32 columns of one row to every token's sum: integers first, then one fused multiply-add
+/// for the scale and one for the minimum.
 fn accumulate(group: &Group, index: usize, row: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
     for (token, out) in out.iter_mut().enumerate() {
         let start = token * x.columns + index * GROUP;

@@ -46,7 +46,8 @@ pub(crate) fn swiglu(gate: &mut [f32], up: &[f32]) {
     }
 }
 
-/// gate = GELU(gate) * up in its tanh form, written with one exponential: x (1 + tanh u) / 2 = x / (1 + e^-2u).
+/// gate = GELU(gate) * up in its tanh form, written with one exponential: x (1 + tanh u) / 2 = x / (1 +
+/// e^-2u).
 pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         let exponent = *gate * fused(GELU_CUBIC, *gate * *gate, GELU_LINEAR);
@@ -99,8 +100,8 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32])
     }
 }
 
-/// Rotates the first `2 * cosines.len()` values of one head: (a, b) becomes (a c - b s, b c + a s), the first product
-/// of each sum fused.
+/// Rotates the first `2 * cosines.len()` values of one head: (a, b) becomes (a c - b s, b c + a s), the first
+/// product of each sum fused.
 pub(crate) fn rope_rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], pairing: RopePairing) {
     let rotate = |a: &mut f32, b: &mut f32, cosine: f32, sine: f32| {
         let (old_a, old_b) = (*a, *b);
@@ -123,7 +124,8 @@ pub(crate) fn rope_rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], pair
     }
 }
 
-/// Codes, scales and sums of one row, as [`crate::Activations`] describes; a short last block is filled up with zeros.
+/// Codes, scales and sums of one row, as [`crate::Activations`] describes; a short last block is filled up
+/// with zeros.
 ///
 /// `codes` is a multiple of 32 long, `scales` a code's 32nd, `sums` its 16th part.
 pub(crate) fn quantize_row(values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {

@@ -1,7 +1,8 @@
 //! Every operation for any chip, complete and readable: the truth that other sets are held to, bit by bit.
 //!
-//! Sums run in fixed lanes with fused multiply-adds, so that a vector unit can do the same in the same order. Where the
-//! compiler's target has no fused multiply-add (plain x86-64), each is a call into the C library: correct, and slow.
+//! Sums run in fixed lanes with fused multiply-adds, so that a vector unit can do the same in the same order.
+//! Where the compiler's target has no fused multiply-add (plain x86-64), each is a call into the C library:
+//! correct, and slow.
 
 mod attention;
 mod dot;

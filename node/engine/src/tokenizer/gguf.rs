@@ -1,7 +1,7 @@
 //! Tokenizer parts from the metadata of a GGUF.
 //!
-//! Keys: `tokenizer.ggml.*` of the GGUF specification. What the file only names (the kind, the text split) is spelled
-//! out in the steps that a tokenizer.json would have.
+//! Keys: `tokenizer.ggml.*` of the GGUF specification. What the file only names (the kind, the text split) is
+//! spelled out in the steps that a tokenizer.json would have.
 
 use super::normalize::Normalizer;
 use super::parts::{AddedToken, TokenizerKind, TokenizerParts};

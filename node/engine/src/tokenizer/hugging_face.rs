@@ -1,7 +1,7 @@
 //! Tokenizer parts from a tokenizer.json and its tokenizer_config.json.
 //!
-//! The file spells a tokenizer step by step; each step here is one of its kinds. What is not known is refused by name,
-//! since a step left out would give other ids than the model was trained on.
+//! The file spells a tokenizer step by step; each step here is one of its kinds. What is not known is refused
+//! by name, since a step left out would give other ids than the model was trained on.
 
 use serde_json::{Map, Value};
 

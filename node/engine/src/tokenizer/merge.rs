@@ -1,7 +1,7 @@
 //! Merging neighbours, best first: what byte-level BPE and SentencePiece's BPE have in common.
 //!
-//! Symbols form a linked list and candidate pairs a heap, so a word of n symbols takes n log n steps, whatever it is
-//! made of. Of pairs with the same priority the leftmost is merged first.
+//! Symbols form a linked list and candidate pairs a heap, so a word of n symbols takes n log n steps,
+//! whatever it is made of. Of pairs with the same priority the leftmost is merged first.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

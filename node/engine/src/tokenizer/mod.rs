@@ -1,7 +1,8 @@
 //! Text to token ids and back, as the model learned it.
 //!
-//! A tokenizer is built from what a model file says about it, whichever kind of file. A user's text never becomes a control
-//! token: "<|im_end|>" typed by a person is ordinary text unless the caller asks for it to be parsed.
+//! A tokenizer is built from what a model file says about it, whichever kind of file. A user's text never
+//! becomes a control token: "<|im_end|>" typed by a person is ordinary text unless the caller asks for it to
+//! be parsed.
 
 mod gguf;
 mod hugging_face;
@@ -347,8 +348,8 @@ fn descending(score: f32) -> u32 {
     !ascending
 }
 
-/// Finds the ids of every merge rule. A rule whose result is no piece can't be applied and is left out, as the
-/// references do.
+/// Finds the ids of every merge rule. A rule whose result is no piece can't be applied and is left out, as
+/// the references do.
 fn resolve_merges(parts: &TokenizerParts, lookup: &Lookup) -> Result<Ranks, Error> {
     let mut ranks = HashMap::with_capacity(parts.merges.len());
     let mut joined = String::new();

@@ -107,7 +107,8 @@ fn lowercase(text: &str) -> String {
 }
 
 // Mn, Mc and Me; the references drop Mn only. Mc and Me are kept by asking for a class that both crates know:
-// every Mn character has a width of none, but that table is not here, so the regular expression engine's is used.
+// every Mn character has a width of none, but that table is not here, so the regular expression engine's is
+// used.
 fn strip_accents(characters: impl Iterator<Item = char>) -> String {
     characters.filter(|character| !is_combining_mark(*character) || !is_nonspacing_mark(*character)).collect()
 }

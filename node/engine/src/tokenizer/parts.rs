@@ -1,7 +1,7 @@
 //! What a model file says about its tokenizer, in one form for both kinds of files.
 //!
-//! GGUF names things ("llama", "qwen2"), a tokenizer.json spells them out step by step; both are brought to the steps
-//! below before a [`super::Tokenizer`] is built.
+//! GGUF names things ("llama", "qwen2"), a tokenizer.json spells them out step by step; both are brought to
+//! the steps below before a [`super::Tokenizer`] is built.
 
 use crate::error::Error;
 use crate::limits::{MERGES_MAX, PIECE_BYTES_MAX, VOCABULARY_BYTES_MAX};
@@ -70,7 +70,8 @@ impl Merges {
         let bytes = left.len() + right.len();
         if left.is_empty() || right.is_empty() || bytes > PIECE_BYTES_MAX {
             return broken(format!(
-                "merge rule {rank} has sides of {} and {} bytes; each needs one, both at most {PIECE_BYTES_MAX}",
+                "merge rule {rank} has sides of {} and {} bytes; each needs one, \
+                 both at most {PIECE_BYTES_MAX}",
                 left.len(),
                 right.len()
             ));
@@ -87,7 +88,8 @@ impl Merges {
 
     /// Appends a rule written as GGUF does: both sides with a space between.
     pub fn push_pair(&mut self, rule: &str) -> Result<(), Error> {
-        // A side may begin with a space only if it is nothing else, so the search starts behind the first character.
+        // A side may begin with a space only if it is nothing else, so the search starts behind the first
+        // character.
         let first = rule.chars().next().map_or(0, char::len_utf8);
         match rule[first..].find(' ') {
             Some(middle) => self.push(&rule[..first + middle], &rule[first + middle + 1..]),

@@ -1,7 +1,7 @@
 //! Text that grows token by token.
 //!
-//! A token may end in the middle of a character. Its bytes are held until the character is whole, so that what is
-//! streamed is always valid UTF-8 and nothing is lost.
+//! A token may end in the middle of a character. Its bytes are held until the character is whole, so that
+//! what is streamed is always valid UTF-8 and nothing is lost.
 
 use super::Tokenizer;
 

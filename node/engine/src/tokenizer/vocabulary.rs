@@ -1,7 +1,7 @@
 //! The pieces of a vocabulary: one arena of bytes, and a table from bytes to ids.
 //!
-//! A vocabulary of 128,000 pieces as separate strings costs an allocation and 24 bytes a piece, twice with a map of
-//! owned keys. Here the bytes lie end to end and the table holds ids only.
+//! A vocabulary of 128,000 pieces as separate strings costs an allocation and 24 bytes a piece, twice with a
+//! map of owned keys. Here the bytes lie end to end and the table holds ids only.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -132,7 +132,8 @@ impl Pieces {
         }
     }
 
-    /// Whether text may become this piece: control, unknown and byte pieces are not made from their own spelling.
+    /// Whether text may become this piece: control, unknown and byte pieces are not made from their own
+    /// spelling.
     pub fn is_text(&self, id: u32) -> bool {
         matches!(self.kind(id), PieceKind::Normal | PieceKind::UserDefined | PieceKind::Unused)
     }
@@ -148,7 +149,8 @@ pub struct Lookup {
 }
 
 impl Lookup {
-    /// A table of all pieces that have bytes. Of equal pieces those that text may become come first, then the lowest id.
+    /// A table of all pieces that have bytes. Of equal pieces those that text may become come first, then the
+    /// lowest id.
     pub fn new(pieces: &Pieces) -> Lookup {
         let slots = (pieces.len() * 2).max(8).next_power_of_two();
         let mut lookup = Lookup { slots: vec![EMPTY; slots], hasher: RandomState::new() };
@@ -167,7 +169,8 @@ impl Lookup {
         lookup
     }
 
-    // Where `bytes` are, or the empty slot where they would be. The table is at most half full, so the walk ends.
+    // Where `bytes` are, or the empty slot where they would be. The table is at most half full, so the walk
+    // ends.
     fn slot(&self, pieces: &Pieces, bytes: &[u8]) -> usize {
         let mask = self.slots.len() - 1;
         let mut slot = self.hasher.hash_one(bytes) as usize & mask;

@@ -1,7 +1,8 @@
 //! Attention of the query heads that share one key head.
 //!
-//! A page's keys, and then its values, are widened once for all query heads of the group; scores of four positions are
-//! summed side by side, because one sum alone waits for its own multiply-adds. Steps and orders are the portable set's.
+//! A page's keys, and then its values, are widened once for all query heads of the group; scores of four
+//! positions are summed side by side, because one sum alone waits for its own multiply-adds. Steps and orders
+//! are the portable set's.
 
 use core::arch::x86_64::*;
 
@@ -10,7 +11,8 @@ use crate::arch::{HeadGroup, portable};
 use crate::half::f16_to_f32;
 use crate::{KV_PAGE_TOKENS, KvKind, QUANT_BLOCK};
 
-/// Widest head that is done here; the widened page lies on the stack (32 KB). No supported family has a wider one.
+/// Widest head that is done here; the widened page lies on the stack (32 KB). No supported family has a wider
+/// one.
 const WIDTH_MAX: usize = 256;
 
 /// Query heads that are done at once; their running sums lie on the stack.
@@ -158,7 +160,8 @@ fn add_values(out: &mut [f32], correction: f32, weights: &[f32], values: &[f32])
     let correction = _mm256_set1_ps(correction);
     let mut column = 0;
     while column < width {
-        // Four registers of columns at a time where there are as many, so that sums don't wait for themselves.
+        // Four registers of columns at a time where there are as many, so that sums don't wait for
+        // themselves.
         let registers = if width - column >= 32 { 4 } else { 1 };
         let mut sums = [_mm256_setzero_ps(); 4];
         // SAFETY: `column + 8 * registers <= width`, and there is a row of that width for each weight.

@@ -1,7 +1,7 @@
 //! Norms, activations and quantisation of single rows.
 //!
-//! The same steps as the portable set, eight values at a time; what is left over at the end of a row goes to the portable
-//! functions, whose values don't depend on their neighbours.
+//! The same steps as the portable set, eight values at a time; what is left over at the end of a row goes to
+//! the portable functions, whose values don't depend on their neighbours.
 
 use core::arch::x86_64::*;
 

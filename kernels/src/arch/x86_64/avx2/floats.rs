@@ -1,7 +1,8 @@
 //! Rows of F32, F16 and BF16 times f32 activations.
 //!
-//! Sixteen lanes a row and token, as the portable set defines: two registers, reduced at the end. A tile of rows and tokens
-//! shares every load: four rows to one token when decoding, two rows to three tokens when a prompt is read.
+//! Sixteen lanes a row and token, as the portable set defines: two registers, reduced at the end. A tile of
+//! rows and tokens shares every load: four rows to one token when decoding, two rows to three tokens when a
+//! prompt is read.
 
 use core::arch::x86_64::*;
 
@@ -70,8 +71,8 @@ impl Weight for BF16 {
 
 /// `R` rows times `T` tokens; `out[token][first + row]`.
 ///
-/// # Safety
-/// The CPU has AVX2, FMA and F16C; `rows` has `R` rows of `columns` weights, `x` has `T` rows of `columns` values.
+/// # Safety The CPU has AVX2, FMA and F16C; `rows` has `R` rows of `columns` weights, `x` has `T` rows of
+/// `columns` values.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn tile<W: Weight, const R: usize, const T: usize>(
     rows: *const u8,
@@ -82,7 +83,8 @@ unsafe fn tile<W: Weight, const R: usize, const T: usize>(
 ) {
     let mut acc = [[[_mm256_setzero_ps(); 2]; T]; R];
     let whole = columns / LANES * LANES;
-    // One token is bound by memory: while a tile is walked, as many bytes are asked for, at least a tile ahead.
+    // One token is bound by memory: while a tile is walked, as many bytes are asked for, at least a tile
+    // ahead.
     let tile_bytes = R * columns * W::BYTES;
     let ahead = rows.wrapping_add(tile_bytes.max(PREFETCH_BYTES));
     for column in (0..whole).step_by(LANES) {
@@ -178,8 +180,8 @@ fn strip<W: Weight>(bytes: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32;
     let mut row = 0;
     while row < count {
         let at = bytes[row * row_bytes..].as_ptr();
-        // SAFETY: the rows from `row` on are in `bytes` and all tokens in `x`, as checked above; the features are this
-        // function's own.
+        // SAFETY: the rows from `row` on are in `bytes` and all tokens in `x`, as checked above; the features
+        // are this function's own.
         row += unsafe {
             if x.tokens == 1 && count - row >= ROWS_DECODE {
                 tile::<W, ROWS_DECODE, 1>(at, x.values.as_ptr(), x.columns, out, row);

@@ -1,8 +1,9 @@
 //! x86-64 with AVX2, FMA and F16C: Intel since Haswell (2013), AMD since Excavator and Zen.
 //!
-//! Uses 256-bit integer multiply-adds (`vpmaddubsw`), fused multiply-adds and half conversions. What it beats and by how
-//! much, and where the memory is the bound and it can't help, is measured in `docs/performance.md`; it loses nowhere to the
-//! portable set except on rows shorter than a register, where both take nanoseconds.
+//! Uses 256-bit integer multiply-adds (`vpmaddubsw`), fused multiply-adds and half conversions. What it beats
+//! and by how much, and where the memory is the bound and it can't help, is measured in
+//! `docs/performance.md`; it loses nowhere to the portable set except on rows shorter than a register, where
+//! both take nanoseconds.
 
 mod attention;
 mod elementwise;

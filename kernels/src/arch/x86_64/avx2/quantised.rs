@@ -1,8 +1,9 @@
 //! Panels of Q4_0, Q8_0, Q4_K and Q6_K times int8 activations.
 //!
-//! One 256-bit register is eight rows by four columns of a panel, so four activation codes broadcast to all rows meet it in
-//! one `vpmaddubsw`, and sums never cross lanes: lane `r` of every accumulator is row `r` from the first column to the last.
-//! Integer sums are exact and the few float operations come in the order that the portable set defines, so the bits agree.
+//! One 256-bit register is eight rows by four columns of a panel, so four activation codes broadcast to all
+//! rows meet it in one `vpmaddubsw`, and sums never cross lanes: lane `r` of every accumulator is row `r`
+//! from the first column to the last. Integer sums are exact and the few float operations come in the order
+//! that the portable set defines, so the bits agree.
 //!
 //! One token at a time this is bound by memory; four tokens at a time share the unpacking of the weights.
 
@@ -10,12 +11,12 @@ use core::arch::x86_64::*;
 
 use crate::arch::Codes;
 
-/// Tokens that share one walk over a panel: four integer and four float accumulators, with the weights and the
-/// masks beside them, fill the sixteen registers.
+/// Tokens that share one walk over a panel: four integer and four float accumulators, with the weights and
+/// the masks beside them, fill the sixteen registers.
 const TOKENS_TILE: usize = 4;
 
-/// How far ahead of the walk one token's weights are asked for. Panels follow each other in memory, so that running
-/// past the end of one is the beginning of the next.
+/// How far ahead of the walk one token's weights are asked for. Panels follow each other in memory, so that
+/// running past the end of one is the beginning of the next.
 const PREFETCH_BYTES: usize = 12288;
 
 /// The activations of the tokens of one tile; all pointers at the first token's first column.
@@ -83,9 +84,8 @@ trait Panel {
 
     /// Adds the products of one block with the codes from `column` on to `acc`; lane `r` is row `r`.
     ///
-    /// # Safety
-    /// The CPU has AVX2, FMA and F16C; `block` has `BYTES` bytes; each of the tile's `T` tokens has the columns
-    /// `column..column + COLUMNS`.
+    /// # Safety The CPU has AVX2, FMA and F16C; `block` has `BYTES` bytes; each of the tile's `T` tokens has
+    /// the columns `column..column + COLUMNS`.
     unsafe fn add_block<const T: usize>(block: *const u8, x: &Tile, column: usize, acc: &mut [__m256; T]);
 }
 
@@ -187,10 +187,12 @@ impl Panel for Q8_0 {
             let mut sums = [_mm256_setzero_si256(); T];
             for v in 0..8 {
                 let weights = load(block.add(16 + 32 * v));
-                // The weight's sign moves to the code, which is never -128; |-128| is 128 as a byte without sign.
+                // The weight's sign moves to the code, which is never -128; |-128| is 128 as a byte without
+                // sign.
                 let size = _mm256_abs_epi8(weights);
                 for t in 0..T {
-                    // Two products of at most 128 * 127 fit 16 bits; a third would not, so each pair widens at once.
+                    // Two products of at most 128 * 127 fit 16 bits; a third would not, so each pair widens
+                    // at once.
                     let signed = _mm256_sign_epi8(x.word(t, column + 4 * v), weights);
                     sums[t] = _mm256_add_epi32(sums[t], sum_pairs(_mm256_maddubs_epi16(size, signed)));
                 }
@@ -250,8 +252,8 @@ impl Panel for Q4K {
     }
 }
 
-/// Codes 0..64 of one vector of Q6_K: a nibble of `lower` and two bits of `upper`. Quarters 0 and 1 of a half take the low
-/// nibbles, 2 and 3 the high ones; each takes its own two bits.
+/// Codes 0..64 of one vector of Q6_K: a nibble of `lower` and two bits of `upper`. Quarters 0 and 1 of a half
+/// take the low nibbles, 2 and 3 the high ones; each takes its own two bits.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn q6_codes<const QUARTER: usize>(lower: __m256i, upper: __m256i) -> __m256i {
@@ -265,7 +267,8 @@ fn q6_codes<const QUARTER: usize>(lower: __m256i, upper: __m256i) -> __m256i {
     _mm256_or_si256(lower, _mm256_and_si256(upper, _mm256_set1_epi8(0x30)))
 }
 
-/// Adds 32 columns of Q6_K, quarter `QUARTER` of a half: `scales` are its sixteen, `upper` and `lower` its vectors.
+/// Adds 32 columns of Q6_K, quarter `QUARTER` of a half: `scales` are its sixteen, `upper` and `lower` its
+/// vectors.
 ///
 /// # Safety
 /// As [`Panel::add_block`], for 32 columns; 16 bytes are readable at `scales`, 256 at `upper` and at `lower`.
@@ -280,7 +283,8 @@ unsafe fn q6_quarter<const QUARTER: usize, const T: usize>(
 ) {
     // SAFETY: eight vectors of 32 bytes, 16 scales and 32 columns, as the contract says.
     unsafe {
-        // The scale of a row's 16 columns twice in its 32 bits: one multiplication scales and widens 16-bit sums.
+        // The scale of a row's 16 columns twice in its 32 bits: one multiplication scales and widens 16-bit
+        // sums.
         let scale_a = _mm256_cvtepi8_epi32(load_bytes(scales));
         let scale_b = _mm256_cvtepi8_epi32(load_bytes(scales.add(8)));
         let upper_b = _mm256_slli_epi32::<16>(scale_b);
@@ -371,8 +375,8 @@ fn strip<P: Panel>(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
     assert!(out.len() == x.tokens, "results of other tokens");
     let mut token = 0;
     for out in out.chunks_mut(TOKENS_TILE) {
-        // SAFETY: the three offsets are in their slices, whose lengths were checked above, and so are the `out.len()` tokens
-        // from there on; the panel has its blocks; the features are this function's own.
+        // SAFETY: the three offsets are in their slices, whose lengths were checked above, and so are the
+        // `out.len()` tokens from there on; the panel has its blocks; the features are this function's own.
         unsafe {
             let x = Tile {
                 codes: x.codes.as_ptr().add(token * x.columns),
