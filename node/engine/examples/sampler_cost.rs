@@ -1,7 +1,8 @@
 //! What choosing one token costs, in microseconds, at the vocabulary of Qwen 2.5 (151,936 tokens).
 //!
 //! Run with `cargo run --release -p kwaainet-engine --example sampler_cost`. Logits are drawn from a normal
-//! distribution of standard deviation 3, about as wide as those of real models, and once with all of them equal.
+//! distribution of standard deviation 3, about as wide as those of real models, and once with all of them
+//! equal.
 
 use std::time::Instant;
 

@@ -88,7 +88,8 @@ pub const TEMPERATURE_MAX: f32 = 100.0;
 pub const REPETITION_PENALTY_MAX: f32 = 10.0;
 /// Largest presence and frequency penalty, either sign, in logits (OpenAI's range).
 pub const ADDED_PENALTY_MAX: f32 = 2.0;
-/// Last tokens of a context that penalties look at, at most. They are sorted anew for each token: under a millisecond.
+/// Last tokens of a context that penalties look at, at most. They are sorted anew for each token: under a
+/// millisecond.
 pub const PENALTY_WINDOW_TOKENS_MAX: usize = 32_768;
 /// Last tokens of a context that penalties look at, when the request does not say.
 pub const PENALTY_WINDOW_TOKENS_DEFAULT: usize = 4_096;

@@ -1,7 +1,7 @@
 //! Logarithms of the model's own chances, for requests that ask for them.
 //!
-//! They are told before bias, penalties and cuts: what the model thinks, not what the request made of it. They cost an
-//! exponential for each token of the vocabulary, so they are computed only on demand.
+//! They are told before bias, penalties and cuts: what the model thinks, not what the request made of it.
+//! They cost an exponential for each token of the vocabulary, so they are computed only on demand.
 
 use std::cmp::Ordering;
 
@@ -37,8 +37,8 @@ impl<'a> LogProbabilities<'a> {
         (f64::from(logit) - self.best - self.log_sum) as f32
     }
 
-    /// The `count` likeliest tokens with the logarithms of their chances, likeliest first, lower ids first among equals.
-    /// All of them if the vocabulary is smaller.
+    /// The `count` likeliest tokens with the logarithms of their chances, likeliest first, lower ids first
+    /// among equals. All of them if the vocabulary is smaller.
     pub fn top(&self, count: usize) -> Vec<(u32, f32)> {
         let count = count.min(self.logits.len());
         if count == 0 {

@@ -1,7 +1,8 @@
 //! Random numbers that depend on a seed and a position, and on nothing else.
 //!
-//! A generator with a state would have to be handed over when a node is replaced in the middle of a text. Philox needs
-//! none: the number for the n-th token is a function of the seed and n, so whoever samples that token draws the same.
+//! A generator with a state would have to be handed over when a node is replaced in the middle of a text.
+//! Philox needs none: the number for the n-th token is a function of the seed and n, so whoever samples that
+//! token draws the same.
 //!
 //! Source: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 //! (Philox4x32 with ten rounds).
@@ -10,7 +11,8 @@ use crate::Error;
 
 /// Multipliers of the two halves of a round (table 2 of the paper).
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-/// What each round adds to the key: the golden ratio and the square root of three less one, as 32-bit fractions.
+/// What each round adds to the key: the golden ratio and the square root of three less one, as 32-bit
+/// fractions.
 const KEY_STEPS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 /// Rounds: the count that the authors recommend, with a margin over the seven that pass every test.
 const ROUNDS: usize = 10;
@@ -47,7 +49,8 @@ pub fn uniform(seed: u64, index: u64) -> f64 {
 pub fn seed_from_system() -> Result<u64, Error> {
     getrandom::u64().map_err(|error| {
         Error::unsupported(format!(
-            "asked the operating system for a random seed and it has none to give ({error}); name a seed in the request"
+            "asked the operating system for a random seed, and it has none to give ({error}); \
+             name a seed in the request"
         ))
     })
 }

@@ -3,18 +3,21 @@
 //! The steps have one order, and each sees what the one before it left:
 //!
 //! 1. logit bias: added to the logits of the tokens named;
-//! 2. repetition penalty over prompt and answer (Keskar et al., "CTRL", 2019): a positive logit of a token that occurs
-//!    is divided by the penalty, a negative one multiplied; then, over the answer alone, the frequency penalty times
-//!    the count of occurrences and once the presence penalty are subtracted (OpenAI's definition);
-//! 3. temperature: logits are divided by it; 0 means the token with the largest logit, the lowest id among equals;
+//! 2. repetition penalty over prompt and answer (Keskar et al., "CTRL", 2019): a positive logit of a token
+//!    that occurs is divided by the penalty, a negative one multiplied; then, over the answer alone, the
+//!    frequency penalty times the count of occurrences and once the presence penalty are subtracted (OpenAI's
+//!    definition);
+//! 3. temperature: logits are divided by it; 0 means the token with the largest logit, the lowest id among
+//!    equals;
 //! 4. top-k: tokens below the k-th largest logit go; those equal to it stay, since nothing tells them apart;
-//! 5. top-p (Holtzman et al., "The curious case of neural text degeneration", 2020): the fewest likeliest tokens whose
-//!    sum reaches p stay, lower ids first among equals, and at least one;
-//! 6. min-p (Nguyen et al., "Turning up the heat", 2024): tokens below min-p times the likeliest one's chance go;
+//! 5. top-p (Holtzman et al., "The curious case of neural text degeneration", 2020): the fewest likeliest
+//!    tokens whose sum reaches p stay, lower ids first among equals, and at least one;
+//! 6. min-p (Nguyen et al., "Turning up the heat", 2024): tokens below min-p times the likeliest one's chance
+//!    go;
 //! 7. one draw from what is left, with a number that depends on the seed and the token's place alone.
 //!
-//! Every machine draws the same token from the same logits: exponentials are libm's in f64, sums run in ascending ids.
-//! No step sorts the vocabulary: borders of top-k and top-p are found by partial selection.
+//! Every machine draws the same token from the same logits: exponentials are libm's in f64, sums run in
+//! ascending ids. No step sorts the vocabulary: borders of top-k and top-p are found by partial selection.
 
 use std::cmp::Ordering;
 
@@ -25,8 +28,8 @@ use crate::limits::{
 };
 use crate::random;
 
-/// Tokens this far below the best (in units of temperature) have less than 2^-72 of its chance. A draw has 53 bits, so
-/// they could never be drawn, and their exponentials are spared.
+/// Tokens this far below the best (in units of temperature) have less than 2^-72 of its chance. A draw has 53
+/// bits, so they could never be drawn, and their exponentials are spared.
 const EXPONENT_SPAN: f64 = 50.0;
 /// From so few candidates on, the border of top-p is found by sorting them.
 const SORTED_CANDIDATES: usize = 32;
@@ -91,7 +94,8 @@ impl Sampling {
         in_range("frequency_penalty", self.frequency_penalty, -ADDED_PENALTY_MAX, ADDED_PENALTY_MAX)?;
         if self.penalty_window_tokens > PENALTY_WINDOW_TOKENS_MAX {
             return Err(Error::request(format!(
-                "a penalty window of {} tokens was asked for; at most {PENALTY_WINDOW_TOKENS_MAX} are possible",
+                "a penalty window of {} tokens was asked for; \
+                 at most {PENALTY_WINDOW_TOKENS_MAX} are possible",
                 self.penalty_window_tokens
             )));
         }
@@ -146,7 +150,8 @@ fn by_weight(a: &Candidate, b: &Candidate) -> Ordering {
     b.weight.total_cmp(&a.weight).then(a.id.cmp(&b.id))
 }
 
-/// Chooses tokens. One serves all sessions of a thread: it keeps no state between calls, only its scratch memory.
+/// Chooses tokens. One serves all sessions of a thread: it keeps no state between calls, only its scratch
+/// memory.
 #[derive(Debug, Default)]
 pub struct Sampler {
     adjusted: Vec<f32>,
@@ -158,7 +163,8 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler that allocates nothing more for logits of up to `vocabulary` tokens, except for penalties' windows.
+    /// A sampler that allocates nothing more for logits of up to `vocabulary` tokens, except for penalties'
+    /// windows.
     pub fn new(vocabulary: usize) -> Sampler {
         Sampler {
             adjusted: Vec::with_capacity(vocabulary),
@@ -179,11 +185,12 @@ impl Sampler {
     ///
     /// * `logits`: one for each token of the vocabulary.
     /// * `context`: prompt and answer so far; the answer begins at `generated_from`.
-    /// * `index`: how many tokens were generated before this one. Together with the seed it fixes the draw, so a node
-    ///   that takes over in the middle goes on with the same text.
+    /// * `index`: how many tokens were generated before this one. Together with the seed it fixes the draw,
+    ///   so a node that takes over in the middle goes on with the same text.
     ///
     /// # Errors
-    /// When a logit is no finite number, or there are none. `sampling` itself is trusted: see [`Sampling::check`].
+    /// When a logit is no finite number, or there are none. `sampling` itself is trusted: see
+    /// [`Sampling::check`].
     pub fn sample(
         &mut self,
         sampling: &Sampling,
@@ -280,8 +287,8 @@ impl Sampler {
 
     fn cut_top_p(&mut self, top_p: f64) {
         let total = sum(&self.candidates);
-        // All tokens below this weight together have less than 1 - p, so they lie behind the border. With most models
-        // that leaves some dozens of a hundred thousand.
+        // All tokens below this weight together have less than 1 - p, so they lie behind the border. With
+        // most models that leaves some dozens of a hundred thousand.
         let negligible = (1.0 - top_p) * total / self.candidates.len() as f64;
         self.order.clear();
         self.order
@@ -352,8 +359,9 @@ fn for_each_run(ids: &[u32], sorted: &mut Vec<u32>, mut visit: impl FnMut(u32, u
     }
 }
 
-/// The `count`-th largest of `values`, for 1 <= count <= values.len() and no NaN. One pass with a buffer of the largest
-/// so far: when it holds twice `count`, a selection halves it and raises the bar for what comes in.
+/// The `count`-th largest of `values`, for 1 <= count <= values.len() and no NaN. One pass with a buffer of
+/// the largest so far: when it holds twice `count`, a selection halves it and raises the bar for what comes
+/// in.
 pub(crate) fn nth_largest(values: &[f32], count: usize, buffer: &mut Vec<f32>) -> f32 {
     fn keep_largest(buffer: &mut Vec<f32>, count: usize) -> f32 {
         let (_, &mut last, _) = buffer.select_nth_unstable_by(count - 1, |a, b| b.total_cmp(a));
@@ -374,8 +382,8 @@ pub(crate) fn nth_largest(values: &[f32], count: usize, buffer: &mut Vec<f32>) -
     keep_largest(buffer, count)
 }
 
-/// The last token, likeliest first, that is needed for the sum of weights to reach `target`. Halves by selection the
-/// part in which the border lies, so the work is linear in the number of candidates.
+/// The last token, likeliest first, that is needed for the sum of weights to reach `target`. Halves by
+/// selection the part in which the border lies, so the work is linear in the number of candidates.
 fn top_p_border(candidates: &mut [Candidate], target: f64) -> Option<Candidate> {
     let mut before = 0.0;
     let (mut first, mut end) = (0, candidates.len());

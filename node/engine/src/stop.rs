@@ -1,8 +1,9 @@
 //! Stop strings, found across the borders of tokens.
 //!
-//! A stop string may arrive in pieces, and what was streamed can't be taken back. So text that may still become the
-//! beginning of a stop string is held until the next pieces decide. What comes out does not depend on how the text was
-//! cut into pieces: the stop string that is complete first ends the text, just as if it came byte by byte.
+//! A stop string may arrive in pieces, and what was streamed can't be taken back. So text that may still
+//! become the beginning of a stop string is held until the next pieces decide. What comes out does not depend
+//! on how the text was cut into pieces: the stop string that is complete first ends the text, just as if it
+//! came byte by byte.
 
 use crate::Error;
 use crate::limits::{STOP_STRING_BYTES_MAX, STOP_STRINGS_MAX};
@@ -11,7 +12,8 @@ use crate::limits::{STOP_STRING_BYTES_MAX, STOP_STRINGS_MAX};
 #[derive(Clone, Debug)]
 pub struct StopStrings {
     stops: Vec<String>,
-    /// Text not given out yet: it ends in the beginning of some stop string. Shorter than the longest of them.
+    /// Text not given out yet: it ends in the beginning of some stop string. Shorter than the longest of
+    /// them.
     held: String,
     hit: bool,
 }
@@ -29,7 +31,8 @@ impl StopStrings {
     /// A watch for `stops`; none is allowed, and then all text passes at once.
     ///
     /// # Errors
-    /// For more than [`STOP_STRINGS_MAX`] strings, an empty one, or one above [`STOP_STRING_BYTES_MAX`] bytes.
+    /// For more than [`STOP_STRINGS_MAX`] strings, an empty one, or one above [`STOP_STRING_BYTES_MAX`]
+    /// bytes.
     pub fn new(stops: Vec<String>) -> Result<StopStrings, Error> {
         if stops.len() > STOP_STRINGS_MAX {
             return Err(Error::request(format!(
@@ -74,8 +77,8 @@ impl StopStrings {
         std::mem::take(&mut self.held)
     }
 
-    /// Where the stop string begins that is complete first, looking at ends behind `seen` bytes of the held text.
-    /// Of several that end at one place the longest counts.
+    /// Where the stop string begins that is complete first, looking at ends behind `seen` bytes of the held
+    /// text. Of several that end at one place the longest counts.
     fn first_complete(&self, seen: usize) -> Option<usize> {
         let held = self.held.as_bytes();
         (seen + 1..=held.len()).find_map(|end| {

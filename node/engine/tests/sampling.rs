@@ -1,7 +1,8 @@
 //! The sampler against exact distributions, against a plain second implementation, and at its limits.
 //!
-//! `sampling-golden.json` holds what the transformers library leaves of one row of logits under eleven settings. The
-//! plain implementation here sorts everything and sums in f64; it is slow and obvious, and random cases must agree.
+//! `sampling-golden.json` holds what the transformers library leaves of one row of logits under eleven
+//! settings. The plain implementation here sorts everything and sums in f64; it is slow and obvious, and
+//! random cases must agree.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
