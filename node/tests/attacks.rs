@@ -1,5 +1,7 @@
-//! Five attacks on the open port, each of which killed or bloated the HTTP server that was looked at first
-//! (`../shared/reference/crates.md` section 8). After each the node answers, and its memory has not grown.
+//! Five attacks on the open port.
+//!
+//! Each of them killed or bloated the HTTP server that was looked at first (`../shared/reference/crates.md`
+//! section 8). After each the node answers, and its memory has not grown.
 
 #![cfg(target_os = "linux")]
 
