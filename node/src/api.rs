@@ -1,8 +1,8 @@
 //! The OpenAI-compatible API: JSON in, tokens asked of the scheduler, JSON or events out.
 //!
 //! It knows OpenAI's types and nothing of sockets. Whatever takes time for its length (parsing, template,
-//! tokens) is done by one [`preparer::Preparer`] thread, so that the executor is never kept from other
-//! connections.
+//! tokens, whole answers) is done by one [`preparer::Preparer`] thread, so that the executor is never kept
+//! from other connections.
 
 mod answer;
 mod chat;
@@ -115,7 +115,7 @@ impl Api {
         };
         let text = model.text.clone();
         let prepared = self.preparer.run(move || prepare(kind, &body, &text)).await;
-        let (name, prepared) = prepared.ok_or_else(|| Refusal::new(500, "The node is shutting down."))??;
+        let (name, prepared) = prepared.ok_or_else(ending)??;
         self.check_model(&name.unwrap_or_default())?;
         let mut tickets = Vec::with_capacity(prepared.requests.len());
         for request in prepared.requests {
@@ -131,10 +131,11 @@ impl Api {
             text: model.text.clone(),
         };
         if frame.format.stream {
-            Ok(Response::events(answer::events(frame, choices)))
-        } else {
-            answer::whole(frame, choices).await.map(|value| Response::json(200, &value))
+            return Ok(Response::events(answer::events(frame, choices)));
         }
+        let gathered = answer::gather(choices).await?;
+        let bytes = self.preparer.run(move || answer::whole(&frame, gathered)).await.ok_or_else(ending)??;
+        Ok(Response::json_bytes(200, bytes))
     }
 }
 
@@ -157,8 +158,13 @@ fn refusal(refused: Refused) -> Refusal {
             Refusal::new(429, message).code("rate_limit_exceeded").retry_after_s(retry_after_s.max(1))
         }
         Refused::Invalid(error) => Refusal::new(400, error.to_string()),
-        Refused::Stopping => Refusal::new(503, "The node is shutting down."),
+        Refused::Stopping => ending(),
     }
+}
+
+/// The refusal of a node that is about to end.
+fn ending() -> Refusal {
+    Refusal::new(503, "The node is shutting down.")
 }
 
 struct Paths(Rc<Api>);

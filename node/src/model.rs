@@ -132,9 +132,6 @@ impl Model {
         let spec = files.spec().clone();
         let tokenizer = Arc::new(Tokenizer::of_model(&files)?);
         let template = ChatTemplate::new(files.chat_template(), &tokenizer)?;
-        if let Some(warning) = template.warning() {
-            say(warning);
-        }
         say(&format!("Kernel set {}, {threads} threads.", kernels.name()));
         say(&budget_line(&Budget::of(&files, &options)?));
         let mut told = 0;

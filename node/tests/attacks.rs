@@ -1,6 +1,7 @@
-//! Five attacks on the open port, after each of which the node answers and has not grown.
+//! Five attacks on the open port.
 //!
-//! Each killed or bloated the HTTP server that was looked at first (`../shared/reference/crates.md` §8).
+//! Each of them killed or bloated the HTTP server that was looked at first (`../shared/reference/crates.md`
+//! section 8). After each the node answers, and its memory has not grown.
 
 #![cfg(target_os = "linux")]
 

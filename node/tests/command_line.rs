@@ -110,7 +110,9 @@ fn exit_codes_are_as_documented() {
     assert_eq!(code(&["run", "--quantize", "q1", PROMPT]), Some(2));
     assert_eq!(code(&["run", "--context", "99999999", PROMPT]), Some(2));
     assert_eq!(code(&["run", "--model", "/nonexistent.gguf", PROMPT]), Some(1));
+    assert_eq!(code(&["run"]), Some(2), "standard input is empty");
     assert_eq!(code(&["serve", "--host", "0.0.0.0", "--port", "0"]), Some(2));
+    assert_eq!(code(&["serve", "--port", "0", "--model", "/nonexistent.gguf"]), Some(1));
     let broken = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("broken.gguf");
     std::fs::write(&broken, b"GGUF\x03\0\0\0 and nothing more").unwrap();
     assert_eq!(code(&["run", "--model", broken.to_str().unwrap(), PROMPT]), Some(65));
@@ -119,6 +121,18 @@ fn exit_codes_are_as_documented() {
     let output = command.output().unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output.stderr).contains("portable"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_model_without_a_template_is_warned_about() {
+    let Some(path) = shared("a_model_without_a_template", "models/stories260k/stories260k-q8_0.gguf") else {
+        return;
+    };
+    let path = path.to_str().unwrap();
+    let chat = run(&["run", "--model", path, "--max-tokens", "1", PROMPT]);
+    assert!(text(&chat.stderr).contains("no chat template"), "{}", text(&chat.stderr));
+    let raw = run(&["run", "--raw", "--model", path, "--max-tokens", "1", PROMPT]);
+    assert_eq!((raw.status.code(), text(&raw.stderr).as_str()), (Some(0), ""));
 }
 
 #[cfg(unix)]

@@ -182,14 +182,16 @@ fn broken_off() -> Refusal {
     Refusal::new(500, "The answer was broken off: the node is shutting down.")
 }
 
-/// Waits for all choices and puts the answer together.
-pub async fn whole(frame: Frame, mut choices: Choices) -> Result<Value, Refusal> {
-    #[derive(Default)]
-    struct Gathered {
-        text: String,
-        logprobs: Vec<TokenLogprob>,
-        summary: Option<Summary>,
-    }
+/// One choice, complete.
+#[derive(Default)]
+pub struct Gathered {
+    text: String,
+    logprobs: Vec<TokenLogprob>,
+    summary: Option<Summary>,
+}
+
+/// Waits for all choices.
+pub async fn gather(mut choices: Choices) -> Result<Vec<Gathered>, Refusal> {
     let mut gathered: Vec<Gathered> = Vec::new();
     gathered.resize_with(choices.len(), Gathered::default);
     while let Some((index, event)) = choices.next().await {
@@ -206,6 +208,11 @@ pub async fn whole(frame: Frame, mut choices: Choices) -> Result<Value, Refusal>
             Event::Failed(error) => return Err(Refusal::new(500, error.to_string())),
         }
     }
+    Ok(gathered)
+}
+
+/// Puts a whole answer together. With many log probabilities this takes longer than the executor may be kept.
+pub fn whole(frame: &Frame, gathered: Vec<Gathered>) -> Result<Vec<u8>, Refusal> {
     let mut usages = Vec::new();
     let mut values = Vec::new();
     for (index, choice) in gathered.into_iter().enumerate() {
@@ -231,7 +238,7 @@ pub async fn whole(frame: Frame, mut choices: Choices) -> Result<Value, Refusal>
     }
     let mut answer = frame.envelope(values.into());
     answer["usage"] = frame.usage(&usages);
-    Ok(answer)
+    Ok(format!("{answer}\n").into_bytes())
 }
 
 /// An answer on its way out by events.

@@ -1,4 +1,4 @@
-//! The thread that parses, renders and tokenises.
+//! The thread that parses, renders, tokenises and writes whole answers.
 //!
 //! A megabyte of messages takes longer than the executor may be kept. One thread does it for all connections,
 //! one request at a time, which also bounds what parsed JSON can take of memory: one body's worth.

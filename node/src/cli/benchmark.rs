@@ -171,21 +171,23 @@ fn read_bandwidth(threads: usize) -> f64 {
     let mut best = 0.0_f64;
     for _ in 0..SWEEPS {
         let parts: Vec<&[u64]> = buffer.chunks(share).collect();
-        let barrier = &Barrier::new(parts.len() + 1);
+        let barrier = &Barrier::new(parts.len());
         let seconds = thread::scope(|scope| {
             let sweep = |part| {
                 scope.spawn(move || {
                     barrier.wait();
+                    let start = Instant::now();
                     std::hint::black_box(sum(part));
+                    (start, Instant::now())
                 })
             };
             let handles: Vec<_> = parts.iter().copied().map(sweep).collect();
-            barrier.wait();
-            let start = Instant::now();
-            for handle in handles {
-                handle.join().expect("a sum does not panic");
-            }
-            start.elapsed().as_secs_f64()
+            // From the first start to the last end, as the threads saw them: this thread may be woken late.
+            let times: Vec<_> =
+                handles.into_iter().map(|handle| handle.join().expect("a sum does not panic")).collect();
+            let start = times.iter().map(|time| time.0).min().expect("at least one thread");
+            let end = times.iter().map(|time| time.1).max().expect("at least one thread");
+            (end - start).as_secs_f64()
         });
         best = best.max(SWEEP_BYTES as f64 / seconds);
     }

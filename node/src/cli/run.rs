@@ -103,6 +103,9 @@ impl Run {
             }
         };
         let model = Model::load(&choice, 1, &mut say)?;
+        if let Some(warning) = model.text.template.warning().filter(|_| !self.raw) {
+            eprintln!("kwaainet: {warning}");
+        }
         let signals = Signals::listen()?;
         match prompt {
             Some(prompt) => self.answer(&model, &prompt, &signals),
@@ -133,6 +136,9 @@ impl Run {
         // The line's end that `echo` and editors add is not part of the question.
         if text.ends_with('\n') {
             text.truncate(text.trim_end_matches(['\n', '\r']).len());
+        }
+        if text.is_empty() {
+            return Err(Failure::usage("the prompt on standard input is empty"));
         }
         Ok(Some(text))
     }

@@ -91,6 +91,9 @@ impl Serve {
             let load = async {
                 match models.recv().await {
                     Ok(Ok(model)) => {
+                        if let Some(warning) = model.text.template.warning() {
+                            eprintln!("kwaainet: {warning}");
+                        }
                         eprintln!("Ready after {:.0} ms.", model.load_s * 1e3);
                         api.set_model(model);
                         std::future::pending().await

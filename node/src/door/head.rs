@@ -221,6 +221,37 @@ mod tests {
     }
 
     #[test]
+    fn no_damage_makes_a_head_that_breaks_the_limits() {
+        let sound = b"POST /v1/x HTTP/1.1\r\nHost: localhost:1\r\nContent-Length: 1048576\r\n\
+            Expect: 100-continue\r\nConnection: close\r\n\r\n";
+        let mut state = 1_u64;
+        let mut random = |below: usize| {
+            // Knuth's linear congruential generator (MMIX).
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as usize % below
+        };
+        let mut taken = 0;
+        for _ in 0..50_000 {
+            let mut bytes = sound.to_vec();
+            for _ in 0..=random(3) {
+                let place = random(bytes.len());
+                match random(4) {
+                    0 => bytes[place] = random(256) as u8,
+                    1 => bytes.insert(place, b"0: \r\n9"[random(6)]),
+                    2 => drop(bytes.remove(place)),
+                    _ => bytes.extend_from_within(place..),
+                }
+            }
+            if let Ok(Some((head, length))) = Head::parse(&bytes) {
+                taken += 1;
+                assert!(length <= bytes.len() && head.body_bytes <= BODY_BYTES_MAX);
+                assert!(head.path.starts_with('/') || head.path == "*");
+            }
+        }
+        assert!(taken > 1000, "only {taken} heads were sound");
+    }
+
+    #[test]
     fn what_is_no_http_is_refused() {
         assert_eq!(status("\x16\x03\x01\x02\x00\x01\x00"), 400);
         assert_eq!(status("GET / HTTP/2.0\r\n\r\n"), 505);

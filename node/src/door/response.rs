@@ -32,7 +32,12 @@ pub struct Response {
 impl Response {
     /// A JSON answer, ended by a newline for people with curl.
     pub fn json(status: u16, value: &Value) -> Self {
-        Response { status, headers: Vec::new(), body: Body::Json(format!("{value}\n").into_bytes()) }
+        Response::json_bytes(status, format!("{value}\n").into_bytes())
+    }
+
+    /// A JSON answer that is written already.
+    pub fn json_bytes(status: u16, bytes: Vec<u8>) -> Self {
+        Response { status, headers: Vec::new(), body: Body::Json(bytes) }
     }
 
     /// A stream of events.
