@@ -203,7 +203,7 @@ fn rules() -> Vec<Rule> {
         bad_lines,
     };
     let task = LEFTOVERS[0];
-    let board = format!("#[cfg({BOARD} = \"pi5\")]\nfn a() {{}}\n#[cfg_attr({BOARD}, inline)]\n");
+    let chosen = format!("#[cfg({BOARD} = \"pi5\")]\nfn a() {{}}\n#[cfg_attr({BOARD}, inline)]\n");
     vec![
         rule(
             "long_lines",
@@ -243,7 +243,7 @@ fn rules() -> Vec<Rule> {
             format!("// SAFETY: proven.\nlet a =\n    {UNSAFE} {{ a() }};\n\n\n\n\n{UNSAFE} {{ b() }}\n"),
             &[8],
         ),
-        rule("board_in_code", board_in_code, "a.rs", board, &[1, 3]),
+        rule("board_in_code", board_in_code, "a.rs", chosen, &[1, 3]),
         rule("blanks_at_line_ends", blanks_at_line_ends, "a.py", "a = 1 \nb = 2\n".to_owned(), &[1]),
     ]
 }

@@ -1,5 +1,5 @@
-//! Where the workspace lies, what is in it, and what cargo says about it: shared by the tests of the house
-//! rules.
+//! Where the workspace lies, what is in it, and what cargo says about it: shared by the house rules' tests.
+
 #![allow(dead_code, reason = "each test is a crate of its own and uses a part of this module")]
 
 use std::fs;
