@@ -2,4 +2,16 @@
 //!
 //! Only this crate knows that there is a person at a terminal or a client on a socket.
 
-fn main() {}
+mod api;
+mod cli;
+mod door;
+mod exit;
+mod home;
+mod limits;
+mod model;
+mod signals;
+
+fn main() -> std::process::ExitCode {
+    let exit = cli::main();
+    std::process::ExitCode::from(exit as u8)
+}

@@ -64,40 +64,39 @@ impl Scratch {
     }
 }
 
-/// What every block of an engine computes with.
+/// A matrix to multiply rows by, its bias, and where the result goes: [rows][matrix rows].
+type Factor<'a> = (&'a Weight, &'a Option<Vec<f32>>, &'a mut [f32]);
+
+/// One block of the engine's range.
+#[derive(Clone, Copy)]
+pub(crate) struct BlockHere<'a> {
+    pub(crate) weights: &'a BlockWeights,
+    /// Its number within the range.
+    pub(crate) local: usize,
+    /// Its sliding window, if it has one.
+    pub(crate) window: Option<usize>,
+    pub(crate) rope: &'a RopeTable,
+}
+
+/// What every block of a pass computes with.
 pub(crate) struct Compute<'a> {
     pub(crate) kernels: Kernels,
     pub(crate) pool: &'a dyn Parallel,
     pub(crate) spec: &'a ModelSpec,
     pub(crate) weights: &'a Weights,
+    /// The rows of the pass.
+    pub(crate) rows: &'a [Row],
 }
 
 impl Compute<'_> {
-    /// Runs one block over the rows in `scratch.hidden`, in place. `local` counts the block within the engine's range.
-    pub(crate) fn block(
-        &self,
-        block: &BlockWeights,
-        local: usize,
-        window: Option<usize>,
-        rope: &RopeTable,
-        rows: &[Row],
-        kv: &mut KvCache,
-        scratch: &mut Scratch,
-    ) {
-        self.attention_half(block, local, window, rope, rows, kv, scratch);
-        self.feed_forward_half(block, rows.len(), scratch);
+    /// Runs one block over the rows in `scratch.hidden`, in place.
+    pub(crate) fn block(&self, block: &BlockHere<'_>, kv: &mut KvCache, scratch: &mut Scratch) {
+        self.attention_half(block, kv, scratch);
+        self.feed_forward_half(block.weights, scratch);
     }
 
-    fn attention_half(
-        &self,
-        block: &BlockWeights,
-        local: usize,
-        window: Option<usize>,
-        rope: &RopeTable,
-        rows: &[Row],
-        kv: &mut KvCache,
-        scratch: &mut Scratch,
-    ) {
+    fn attention_half(&self, here: &BlockHere<'_>, kv: &mut KvCache, scratch: &mut Scratch) {
+        let (block, rows) = (here.weights, self.rows);
         let (spec, kernels) = (self.spec, self.kernels);
         let query_width = spec.heads * spec.head_width;
         let kv_width = spec.kv_heads * spec.head_width;
@@ -121,40 +120,33 @@ impl Compute<'_> {
             let value = &value[index * kv_width..][..kv_width];
             self.norm_heads(query, block.query_norm.as_deref());
             self.norm_heads(key, block.key_norm.as_deref());
-            kernels.rope(query, spec.head_width, rope, row.position);
-            kernels.rope(key, spec.head_width, rope, row.position);
+            kernels.rope(query, spec.head_width, here.rope, row.position);
+            kernels.rope(key, spec.head_width, here.rope, row.position);
             let shape = *kv.shape();
-            let page = kv.page_mut(row.session, local, row.position);
+            let page = kv.page_mut(row.session, here.local, row.position);
             kernels.kv_store(&shape, page, row.position % KV_PAGE_TOKENS, key, value);
         }
         attended.reset(rows.len(), query_width);
-        self.attend(local, window, rows, kv, query, attended.values_mut());
+        self.attend(here, kv, query, attended.values_mut());
         let added = &mut added[..rows.len() * spec.hidden];
         self.multiply(attended, [(&block.attention_output, &block.attention_output_bias, &mut *added)]);
         self.add_to_stream(hidden, added, block.post_attention_norm.as_deref());
     }
 
-    fn attend(
-        &self,
-        local: usize,
-        window: Option<usize>,
-        rows: &[Row],
-        kv: &KvCache,
-        query: &[f32],
-        out: &mut [f32],
-    ) {
+    fn attend(&self, here: &BlockHere<'_>, kv: &KvCache, query: &[f32], out: &mut [f32]) {
+        let rows = self.rows;
         let spec = self.spec;
         let query_width = spec.heads * spec.head_width;
         // Rows of one session lie together, in order, so its pages are listed once.
         let runs = rows.chunk_by(|a, b| a.session == b.session);
         let pages: Vec<Vec<&[u8]>> =
-            runs.map(|run| kv.pages(run[0].session, local, run[run.len() - 1].position + 1)).collect();
+            runs.map(|run| kv.pages(run[0].session, here.local, run[run.len() - 1].position + 1)).collect();
         let mut queries = Vec::with_capacity(rows.len());
         let mut index = 0;
         for (run, pages) in rows.chunk_by(|a, b| a.session == b.session).zip(&pages) {
             for row in run {
                 let end = row.position + 1;
-                let first = window.map_or(0, |window| end.saturating_sub(window));
+                let first = here.window.map_or(0, |window| end.saturating_sub(window));
                 let query = &query[index * query_width..][..query_width];
                 queries.push(AttentionQuery { query, pages, first, end });
                 index += 1;
@@ -169,8 +161,8 @@ impl Compute<'_> {
         self.kernels.attention(self.pool, &job, out);
     }
 
-    fn feed_forward_half(&self, block: &BlockWeights, rows: usize, scratch: &mut Scratch) {
-        let (spec, kernels) = (self.spec, self.kernels);
+    fn feed_forward_half(&self, block: &BlockWeights, scratch: &mut Scratch) {
+        let (spec, kernels, rows) = (self.spec, self.kernels, self.rows.len());
         let Scratch { hidden, normed, gated, up, added, .. } = scratch;
         let width = spec.feed_forward;
         self.norm_rows(hidden, &block.feed_forward_norm, rows, normed);
@@ -219,11 +211,7 @@ impl Compute<'_> {
     }
 
     /// Multiplies the same rows by several matrices in one go.
-    pub(crate) fn multiply<const COUNT: usize>(
-        &self,
-        x: &mut Activations,
-        products: [(&Weight, &Option<Vec<f32>>, &mut [f32]); COUNT],
-    ) {
+    pub(crate) fn multiply<const COUNT: usize>(&self, x: &mut Activations, products: [Factor<'_>; COUNT]) {
         if products.iter().any(|(weight, _, _)| !weight.is_float()) {
             self.kernels.quantize(self.pool, x);
         }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use kwaainet_kernels::pool::Pool;
 use kwaainet_kernels::{Kernels, KvKind, KvShape, RopeTable};
 
-use crate::block::{Compute, Row, Scratch};
+use crate::block::{BlockHere, Compute, Row, Scratch};
 use crate::budget::Budget;
 use crate::error::Error;
 use crate::files::ModelFiles;
@@ -306,6 +306,7 @@ impl Engine {
             pool: &self.pool,
             spec: &self.spec,
             weights: &self.weights,
+            rows: &self.rows,
         };
         for (local, block) in self.weights.blocks.iter().enumerate() {
             let window = self.spec.block_window(self.range.start + local);
@@ -313,7 +314,8 @@ impl Engine {
                 (Some(rope), Some(_)) => rope,
                 _ => &self.rope,
             };
-            compute.block(block, local, window, rope, &self.rows, &mut self.kv, &mut self.scratch);
+            let here = BlockHere { weights: block, local, window, rope };
+            compute.block(&here, &mut self.kv, &mut self.scratch);
         }
         let hidden = self.spec.hidden;
         let mut wanted_rows = 0;
@@ -434,7 +436,7 @@ impl Engine {
         if self.weights.embedding.is_some() {
             return Err(Error::request("this engine holds the embedding; give it token ids"));
         }
-        if rows.len() % self.spec.hidden != 0 {
+        if !rows.len().is_multiple_of(self.spec.hidden) {
             let (found, hidden) = (rows.len(), self.spec.hidden);
             return Err(Error::request(format!("{found} numbers are no whole rows of {hidden}")));
         }

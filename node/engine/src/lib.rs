@@ -7,6 +7,7 @@
 mod answer;
 mod block;
 pub mod budget;
+pub mod chat;
 pub mod engine;
 pub mod error;
 pub mod files;

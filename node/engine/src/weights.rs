@@ -49,7 +49,7 @@ impl Quantize {
             Quantize::Keep => tensor.format,
             Quantize::F32 => Format::F32,
             Quantize::To(wanted) if tensor.format.is_float() => {
-                let divides = |format: &Format| tensor.columns % format.block_columns() == 0;
+                let divides = |format: &Format| tensor.columns.is_multiple_of(format.block_columns());
                 [wanted, Format::Q8_0].into_iter().find(divides).unwrap_or(tensor.format)
             }
             Quantize::To(_) => tensor.format,
@@ -294,7 +294,7 @@ impl Loader<'_> {
             let form = self.part.quantize.form_of(&tensor);
             let (rows, columns) = (tensor.rows, tensor.columns);
             if stays_in_file(&tensor, form) {
-                let (place, bytes) = (Place::File(tensor.place.clone()), tensor.bytes.len());
+                let (place, bytes) = (Place::File(tensor.place), tensor.bytes.len());
                 weights.push(Weight { place, form, rows, columns, bytes });
             } else {
                 let place = Place::Packed { part: self.packed.len(), start: to_pack.len() };

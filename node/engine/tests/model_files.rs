@@ -1,23 +1,14 @@
 //! Every model in `../shared/models` opens, with the description and the shapes that it should have.
 
-use std::path::{Path, PathBuf};
+mod common;
 
+use std::path::Path;
+
+use common::models;
 use kwaainet_engine::Error;
 use kwaainet_engine::files::{ModelFiles, Role, Tensor, TokenizerSource};
 use kwaainet_engine::spec::{Activation, ModelSpec, Rope};
 use kwaainet_kernels::{Format, RopePairing, RopeScaling};
-
-/// `../shared/models` beside the repository, or `None` with a line for the one who reads the test's output.
-fn models(test: &str) -> Option<PathBuf> {
-    let shared = std::env::var_os("KWAAINET_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"), PathBuf::from);
-    let models = shared.join("models");
-    if !models.is_dir() {
-        println!("skipped: {test}: no ../shared");
-        return None;
-    }
-    Some(models)
-}
 
 fn open(path: &Path) -> ModelFiles {
     ModelFiles::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

@@ -10,7 +10,7 @@ use super::TensorInfo;
 use super::gguf::{Array, Header, Value};
 use super::hugging_face::{SUPPORTED, yarn_attention_factor};
 use crate::Error;
-use crate::limits::{HEAD_WIDTH_MAX, STOP_IDS_MAX};
+use crate::limits::HEAD_WIDTH_MAX;
 use crate::spec::{Activation, ModelSpec, Rope};
 
 /// Every n-th block of Gemma 3 attends to everything.
@@ -82,8 +82,8 @@ impl Keys<'_, '_> {
     }
 }
 
-/// Reads the description. `name` is the model's name if the file has none; `tensors` is the table of the whole
-/// set, `factors` the values of its tensor `rope_freqs.weight`, if there is one.
+/// Reads the description. `name` is the model's name if the file has none; `tensors` is the table of the
+/// whole set, `factors` the values of its tensor `rope_freqs.weight`, if there is one.
 pub(crate) fn spec_from_header(
     header: &Header<'_>,
     name: &str,
@@ -121,9 +121,12 @@ pub(crate) fn spec_from_header(
         scaling: scaling(&keys, tensors, factors, context_tokens)?,
     };
     let local_theta = keys.float("rope.freq_base_swa")?.unwrap_or(GEMMA3_THETA_LOCAL);
-    let has_window = matches!(architecture, "llama" | "gemma3" | "phi3");
-    let window =
-        if has_window { keys.count("attention.sliding_window")?.filter(|window| *window > 0) } else { None };
+    // Qwen's converters copy a window that the model does not use.
+    let window = match architecture {
+        "gemma3" => Some(keys.required_count("attention.sliding_window")?),
+        "llama" | "phi3" => keys.count("attention.sliding_window")?.filter(|window| *window > 0),
+        _ => None,
+    };
     let window_pattern = match (window, gemma) {
         (Some(_), true) => keys.count("attention.sliding_window_pattern")?.unwrap_or(GEMMA3_WINDOW_PATTERN),
         _ => 0,
@@ -248,17 +251,6 @@ pub(crate) fn stop_ids(header: &Header<'_>) -> Result<Vec<u32>, Error> {
     let mut ids = Vec::new();
     for key in ["eos_token_id", "eot_token_id", "eom_token_id"] {
         ids.extend(header.token(&format!("tokenizer.ggml.{key}"))?);
-    }
-    if let Some(list) = header.integers("tokenizer.ggml.eos_token_ids")? {
-        let key = "tokenizer.ggml.eos_token_ids";
-        if list.len() > STOP_IDS_MAX {
-            return Err(
-                header.broken(key, format_args!("has {} ids; the limit is {STOP_IDS_MAX}", list.len()))
-            );
-        }
-        for id in list {
-            ids.push(u32::try_from(id).map_err(|_| header.broken(key, "should hold token ids"))?);
-        }
     }
     let pieces = header.strings("tokenizer.ggml.tokens")?.unwrap_or_default();
     let kinds = header.integers("tokenizer.ggml.token_type")?.unwrap_or_default();

@@ -16,7 +16,7 @@ pub(crate) const SUPPORTED: &str =
     "Llama, Mistral, Qwen2, Qwen3, Gemma 3 (text) and Phi-3 models (dense, without experts) can be run";
 
 /// A JSON object with its file's name, for messages.
-pub struct Config<'v> {
+pub(crate) struct Config<'v> {
     file: &'v str,
     object: &'v Map<String, Value>,
 }
@@ -138,7 +138,14 @@ pub fn spec_from_config(file: &str, name: &str, bytes: &[u8]) -> Result<ModelSpe
     let inner = if gemma { outer.object("text_config")? } else { None };
     let config = inner.as_ref().unwrap_or(&outer);
 
-    for key in ["mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "quantization_config"] {
+    for key in [
+        "mlp_bias",
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "quantization_config",
+        "rope_interleaved",
+        "use_bidirectional_attention",
+    ] {
         config.refuse(key)?;
         outer.refuse(key)?;
     }
@@ -389,8 +396,8 @@ fn window_pattern(
         }
     }
     Err(Error::unsupported(format!(
-        "{} lets some blocks slide in an order that does not repeat; every block, none, or all but every n-th \
-         can be run",
+        "{} lets some blocks slide in an order that does not repeat; every block, none, or all but every \
+         n-th can be run",
         config.file
     )))
 }

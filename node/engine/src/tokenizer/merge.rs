@@ -123,7 +123,9 @@ mod tests {
     #[test]
     fn the_heap_merges_as_the_definition_does() {
         // Ids are sums; a pair merges if its sum is small enough, in an order that jumps about.
-        let pair = |a: u32, b: u32| (a + b < 40 && (a * b) % 5 != 0).then(|| ((a * 7 + b * 3) % 11, a + b));
+        let pair = |a: u32, b: u32| {
+            (a + b < 40 && !(a * b).is_multiple_of(5)).then(|| ((a * 7 + b * 3) % 11, a + b))
+        };
         let mut state = 1u32;
         let mut merger = Merger::default();
         for length in 0..60 {

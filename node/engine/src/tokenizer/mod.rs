@@ -38,11 +38,14 @@ pub enum Special {
     Parsed,
 }
 
+/// From pairs of ids to the rank of their merge and the merged id.
+type Ranks = HashMap<(u32, u32), (u32, u32)>;
+
 /// How words become pieces.
 #[derive(Debug)]
 enum Model {
-    /// Pairs of ids to the rank of their merge and the merged id.
-    Ranks(HashMap<(u32, u32), (u32, u32)>),
+    /// By rules.
+    Ranks(Ranks),
     /// Pairs merge if they are a piece, the highest score first.
     Scores,
     Unigram(Unigram),
@@ -346,7 +349,7 @@ fn descending(score: f32) -> u32 {
 
 /// Finds the ids of every merge rule. A rule whose result is no piece can't be applied and is left out, as the
 /// references do.
-fn resolve_merges(parts: &TokenizerParts, lookup: &Lookup) -> Result<HashMap<(u32, u32), (u32, u32)>, Error> {
+fn resolve_merges(parts: &TokenizerParts, lookup: &Lookup) -> Result<Ranks, Error> {
     let mut ranks = HashMap::with_capacity(parts.merges.len());
     let mut joined = String::new();
     for (rank, (left, right)) in parts.merges.iter().enumerate() {
