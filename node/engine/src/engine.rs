@@ -134,7 +134,7 @@ pub fn threads_here() -> usize {
 pub enum Input<'a> {
     /// Token ids, for an engine with the embedding.
     Tokens(&'a [u32]),
-    /// Rows of the residual stream, [tokens][hidden], for an engine without it.
+    /// Rows of the residual stream, `[tokens][hidden]`, for an engine without it.
     Hidden(&'a [f32]),
 }
 
