@@ -1,29 +1,30 @@
-//! Attention over a paged KV cache: what goes in, how it lies, and how the work is split.
+//! Attention over a paged cache: its types, the layout of a page, and how the work is split.
 //!
-//! A page holds the keys and values of 32 positions for one block of a model: for each key head first 32 rows
-//! of keys, then 32 rows of values, so that a head's walk over its keys is one run of memory.
+//! A page holds 32 tokens of one block of the model: for each key head 32 rows of keys, then 32 rows of
+//! values.
 
 use crate::arch::HeadGroup;
 use crate::disjoint::Disjoint;
-use crate::limits::HEAD_WIDTH_MAX;
-use crate::{KV_PAGE_TOKENS, Kernels, Parallel, QUANT_BLOCK};
+use crate::dispatch::KernelSet;
+use crate::limits::{HEAD_WIDTH_MAX, TASKS_PER_THREAD};
+use crate::{KV_PAGE_TOKENS, Parallel, QUANT_BLOCK};
 
-/// How keys and values are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How the cache stores keys and values.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum KvKind {
-    /// 32-bit floats: exact.
+    /// 32-bit floats.
     F32,
     /// IEEE halves.
     F16,
-    /// 8-bit codes with a half as scale for each 32.
+    /// 8 bits, one half as scale for 32 values.
     Q8_0,
 }
 
 impl KvKind {
-    /// Bytes of one head's keys or values at one position; `None` if the width is zero, too large, or, for
-    /// Q8_0, no multiple of 32.
+    /// Bytes of one head's keys or values of one token; `None` if Q8_0 meets a width that is no multiple of
+    /// 32, or the width is beyond any model.
     pub fn head_bytes(self, head_width: usize) -> Option<usize> {
-        if head_width == 0 || head_width > HEAD_WIDTH_MAX {
+        if head_width > HEAD_WIDTH_MAX {
             return None;
         }
         match self {
@@ -35,12 +36,21 @@ impl KvKind {
             KvKind::Q8_0 => None,
         }
     }
+
+    /// Its name: `f32`, `f16`, `q8_0`.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvKind::F32 => "f32",
+            KvKind::F16 => "f16",
+            KvKind::Q8_0 => "q8_0",
+        }
+    }
 }
 
-/// What one position of one block holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The shape of one block's cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KvShape {
-    /// How values are kept.
+    /// How values are stored.
     pub kind: KvKind,
     /// Key heads.
     pub kv_heads: usize,
@@ -49,107 +59,94 @@ pub struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes of 32 rows of one head.
-    fn run_bytes(&self) -> usize {
-        let head =
-            self.kind.head_bytes(self.head_width).expect("the width suits the kind; callers checked it");
-        KV_PAGE_TOKENS * head
-    }
-
-    /// Bytes of one page of one block.
+    /// Bytes of one page.
     ///
     /// # Panics
-    /// If [`KvKind::head_bytes`] refuses the width.
+    /// If the kind can not store that width (see [`KvKind::head_bytes`]) or the number overflows.
     pub fn page_bytes(&self) -> usize {
-        2 * self.kv_heads * self.run_bytes()
+        let bytes = self.kv_heads.checked_mul(2 * KV_PAGE_TOKENS * self.head_bytes());
+        bytes.expect("a page is smaller than the address space")
+    }
+
+    /// Bytes of one head's row.
+    pub(crate) fn head_bytes(&self) -> usize {
+        let bytes = self.kind.head_bytes(self.head_width);
+        bytes.expect("the kind of cache can store heads of this width")
     }
 }
 
-/// One row that attends.
-#[derive(Clone, Copy, Debug)]
+/// One query row and what it sees.
+#[derive(Clone, Copy)]
 pub struct AttentionQuery<'a> {
-    /// `[heads * head_width]`
+    /// `[heads * head_width]`, rotated.
     pub query: &'a [f32],
-    /// The session's pages for this block; page `i` covers positions `32 i .. 32 i + 32`.
+    /// The session's pages; page `i` covers positions `32 i .. 32 i + 32`. Pages before `first` may be empty
+    /// slices.
     pub pages: &'a [&'a [u8]],
-    /// First position to attend to.
+    /// First position seen.
     pub first: usize,
-    /// End of the positions, exclusive, greater than `first`.
+    /// End of the positions seen, exclusive; when it is not beyond `first` the result is zero.
     pub end: usize,
 }
 
-/// Rows that attend in one block.
-#[derive(Clone, Copy, Debug)]
+/// Queries of any sessions over the caches of one block.
+#[derive(Clone, Copy)]
 pub struct AttentionJob<'a> {
-    /// What the pages hold.
+    /// The cache's shape.
     pub shape: KvShape,
-    /// Query heads, a multiple of the key heads; head `h` uses key head `h / (heads / kv_heads)`.
+    /// Query heads; a multiple of the key heads. Head `h` uses key head `h / (heads / kv_heads)`.
     pub heads: usize,
     /// Factor of every score.
     pub scale: f32,
-    /// The rows.
+    /// The queries.
     pub queries: &'a [AttentionQuery<'a>],
 }
 
-impl Kernels {
-    /// Writes one position's keys and values, `[kv_heads * head_width]` each, into slot `slot` of a page.
-    ///
-    /// # Panics
-    /// If a length does not fit the shape.
-    pub fn kv_store(self, shape: &KvShape, page: &mut [u8], slot: usize, keys: &[f32], values: &[f32]) {
-        assert_eq!(page.len(), shape.page_bytes(), "a page of another shape");
-        let width = shape.head_width;
-        assert!(keys.len() == shape.kv_heads * width && values.len() == keys.len(), "rows of another shape");
-        assert!(slot < KV_PAGE_TOKENS, "a page has {KV_PAGE_TOKENS} slots");
-        let run = shape.run_bytes();
-        let head = run / KV_PAGE_TOKENS;
-        for (index, (keys, values)) in keys.chunks_exact(width).zip(values.chunks_exact(width)).enumerate() {
-            let start = 2 * index * run + slot * head;
-            self.store_head(shape.kind, keys, &mut page[start..start + head]);
-            self.store_head(shape.kind, values, &mut page[start + run..start + run + head]);
-        }
+pub(crate) fn attention(set: KernelSet, pool: &dyn Parallel, job: &AttentionJob<'_>, out: &mut [f32]) {
+    let KvShape { kind, kv_heads, head_width } = job.shape;
+    let width = job.heads * head_width;
+    assert!(kv_heads > 0 && job.heads.is_multiple_of(kv_heads), "query heads are a multiple of key heads");
+    assert_eq!(out.len(), job.queries.len() * width, "the result does not hold queries x heads");
+    let page_bytes = job.shape.page_bytes();
+    for query in job.queries {
+        check(query, width, page_bytes);
     }
-
-    /// Attends for every row of the job; `out` is `[queries][heads * head_width]`.
-    ///
-    /// # Panics
-    /// If a length does not fit the job, or a row's range is empty or beyond its pages.
-    pub fn attention(self, pool: &dyn Parallel, job: &AttentionJob<'_>, out: &mut [f32]) {
-        let AttentionJob { shape, heads, scale, queries } = *job;
-        let (width, kv_heads) = (shape.head_width, shape.kv_heads);
-        assert!(kv_heads > 0 && heads.is_multiple_of(kv_heads), "{heads} heads over {kv_heads} key heads");
-        assert_eq!(out.len(), queries.len() * heads * width, "results of another shape");
-        for query in queries {
-            assert_eq!(query.query.len(), heads * width, "a query of another shape");
-            assert!(
-                query.first < query.end && query.end <= query.pages.len() * KV_PAGE_TOKENS,
-                "a broken range"
-            );
-            assert!(
-                query.pages.iter().all(|page| page.len() == shape.page_bytes()),
-                "a page of another shape"
-            );
-        }
-        let group_values = heads / kv_heads * width;
-        let run = shape.run_bytes();
-        let shared = Disjoint::new(out);
-        pool.run(queries.len() * kv_heads, &|task| {
-            let (row, kv_head) = (task / kv_heads, task % kv_heads);
-            let query = &queries[row];
+    let half_bytes = KV_PAGE_TOKENS * job.shape.head_bytes();
+    let group_width = width / kv_heads;
+    let out = Disjoint::new(out);
+    let pairs = job.queries.len() * kv_heads;
+    let pairs_per_task = pairs.div_ceil(pool.threads() * TASKS_PER_THREAD).max(1);
+    pool.run(pairs.div_ceil(pairs_per_task), &|task| {
+        for pair in task * pairs_per_task..((task + 1) * pairs_per_task).min(pairs) {
+            let (query, head) = (&job.queries[pair / kv_heads], pair % kv_heads);
+            // SAFETY: every pair is taken once, and owns this part of the result.
+            let out = unsafe { out.part(pair * group_width..(pair + 1) * group_width) };
+            if query.first >= query.end {
+                out.fill(0.0);
+                continue;
+            }
             let group = HeadGroup {
-                kind: shape.kind,
-                head_width: width,
-                scale,
-                query: &query.query[kv_head * group_values..][..group_values],
+                kind,
+                head_width,
+                scale: job.scale,
+                query: &query.query[head * group_width..(head + 1) * group_width],
                 pages: query.pages,
-                keys_offset: 2 * kv_head * run,
-                values_offset: (2 * kv_head + 1) * run,
+                keys_offset: 2 * head * half_bytes,
+                values_offset: (2 * head + 1) * half_bytes,
                 first: query.first,
                 end: query.end,
             };
-            let start = (row * kv_heads + kv_head) * group_values;
-            // SAFETY: each task has its own row and heads.
-            self.attend(&group, unsafe { shared.part(start..start + group_values) });
-        });
+            set.attend(&group, out);
+        }
+    });
+}
+
+fn check(query: &AttentionQuery<'_>, width: usize, page_bytes: usize) {
+    assert_eq!(query.query.len(), width, "a query row has {width} values");
+    if query.first < query.end {
+        let pages = query.first / KV_PAGE_TOKENS..query.end.div_ceil(KV_PAGE_TOKENS);
+        assert!(pages.end <= query.pages.len(), "a query sees positions beyond its pages");
+        let fits = query.pages[pages].iter().all(|page| page.len() == page_bytes);
+        assert!(fits, "a page's length does not fit its shape");
     }
 }

@@ -159,3 +159,35 @@ fn decode_values<const N: usize>(bytes: &[u8], out: &mut [f32], value: impl Fn([
         *out = value(*bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_the_enum() {
+        for (index, format) in Format::all().enumerate() {
+            assert_eq!(format as usize, index);
+        }
+    }
+
+    #[test]
+    fn numbers_and_names_lead_back_to_the_format() {
+        for format in Format::all() {
+            assert_eq!(Format::from_ggml(format.ggml_id()), Some(format));
+            assert_eq!(Format::from_name(format.name()), Some(format));
+            assert_eq!(Format::from_name(&format.name().to_lowercase().replace('_', "")), Some(format));
+        }
+        assert_eq!(Format::from_ggml(4), None);
+        assert_eq!(Format::from_name("q4"), None);
+        assert_eq!(Format::from_name(""), None);
+    }
+
+    #[test]
+    fn a_row_is_whole_blocks_or_nothing() {
+        assert_eq!(Format::Q4K.row_bytes(512), Some(288));
+        assert_eq!(Format::Q4K.row_bytes(511), None);
+        assert_eq!(Format::Q8_0.row_bytes(0), Some(0));
+        assert_eq!(Format::F32.row_bytes(usize::MAX), None);
+    }
+}

@@ -60,3 +60,60 @@ pub fn f32_to_bf16(value: f32) -> u16 {
     }
     ((bits + 0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The value of a finite half from its fields.
+    fn plain(bits: u16) -> f64 {
+        let (exponent, fraction) = (i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+        let size = match exponent {
+            0 => fraction * 2f64.powi(-24),
+            _ => (1024.0 + fraction) * 2f64.powi(exponent - 25),
+        };
+        if bits >> 15 == 1 { -size } else { size }
+    }
+
+    #[test]
+    fn every_half_is_exact_and_comes_back() {
+        for bits in 0..=u16::MAX {
+            let value = f16_to_f32(bits);
+            match bits & 0x7fff {
+                0x7c00 => assert!(value.is_infinite()),
+                0x7c01.. => assert!(value.is_nan()),
+                _ => assert_eq!(f64::from(value), plain(bits)),
+            }
+            // Not-a-numbers come back quiet.
+            let quiet = if bits & 0x7fff > 0x7c00 { 0x200 } else { 0 };
+            assert_eq!(f32_to_f16(value), bits | quiet, "{bits:#x}");
+            assert_eq!(value.is_sign_negative(), bits >> 15 == 1);
+        }
+    }
+
+    #[test]
+    fn between_two_halves_the_nearest_and_then_the_even_is_taken() {
+        for low in 0..0x7bffu16 {
+            let middle = (f16_to_f32(low) + f16_to_f32(low + 1)) / 2.0;
+            let even = low + low % 2;
+            assert_eq!(f32_to_f16(middle), even, "{low:#x}");
+            assert_eq!(f32_to_f16(middle.next_down()), low, "{low:#x}");
+            assert_eq!(f32_to_f16(middle.next_up()), low + 1, "{low:#x}");
+            assert_eq!(f32_to_f16(-middle), even | 0x8000, "{low:#x}");
+        }
+        assert_eq!(f32_to_f16(65519.99), 0x7bff);
+        assert_eq!(f32_to_f16(65520.0), 0x7c00);
+        assert_eq!(f32_to_f16(1e30), 0x7c00);
+    }
+
+    #[test]
+    fn bfloat16_rounds_to_the_nearest_and_then_the_even() {
+        assert_eq!(f32_to_bf16(1.0), 0x3f80);
+        assert_eq!(f32_to_bf16(f32::from_bits(0x3f80_8000)), 0x3f80);
+        assert_eq!(f32_to_bf16(f32::from_bits(0x3f80_8001)), 0x3f81);
+        assert_eq!(f32_to_bf16(f32::from_bits(0x3f81_8000)), 0x3f82);
+        assert_eq!(f32_to_bf16(f32::MAX), 0x7f80);
+        assert!(bf16_to_f32(f32_to_bf16(f32::from_bits(0x7f80_0001))).is_nan());
+        assert_eq!(bf16_to_f32(0xc049), -3.140625);
+    }
+}

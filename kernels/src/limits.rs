@@ -16,6 +16,11 @@ pub(crate) const TASKS_PER_THREAD: usize = 8;
 /// Weight bytes in one task at least: below this, taking a task costs more than it balances.
 pub(crate) const TASK_WEIGHT_BYTES_MIN: usize = 16 * 1024;
 
+/// Weight bytes in one task at most: what a core reads in about twenty microseconds, so that the last thread
+/// to finish a matrix-vector product does not let the others fall asleep (waking one takes tens of
+/// microseconds).
+pub(crate) const TASK_WEIGHT_BYTES_MAX: usize = 128 * 1024;
+
 /// Weight bytes that are walked together over all tokens: half the second-level cache share of a small core.
 pub(crate) const CHUNK_WEIGHT_BYTES_MAX: usize = 64 * 1024;
 

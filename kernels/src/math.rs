@@ -18,12 +18,14 @@ pub(crate) fn square_root(value: f32) -> f32 {
     return libm::sqrtf(value);
 }
 
+/// What pushes the fraction out of a float: 1.5 * 2^23.
+pub(crate) const ROUND_SHIFT: f32 = 12_582_912.0;
+
 /// The nearest integer, ties to even, for values below 2^22 in size: adding 1.5 * 2^23 pushes the fraction
 /// out.
 #[inline(always)]
 pub(crate) fn round_ties_even(value: f32) -> f32 {
-    const SHIFT: f32 = 12_582_912.0;
-    (value + SHIFT) - SHIFT
+    (value + ROUND_SHIFT) - ROUND_SHIFT
 }
 
 /// Sum of eight lanes in the order of a 256-bit register that is folded in halves.

@@ -237,6 +237,13 @@ impl Activations {
         row.saturating_mul(tokens)
     }
 
+    /// Codes `[tokens][columns]`, scales `[tokens][columns / 32]` and sums `[tokens][columns / 16]`, columns
+    /// filled up to whole blocks of 32; `None` until [`crate::Kernels::quantize`] made them.
+    pub fn quantized(&self) -> Option<(&[i8], &[f32], &[i32])> {
+        let x = self.codes(0..self.tokens);
+        self.quantized.then_some((x.codes, x.scales, x.sums))
+    }
+
     /// Whether the codes belong to the values.
     pub(crate) fn is_quantized(&self) -> bool {
         self.quantized

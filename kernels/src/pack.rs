@@ -7,11 +7,10 @@
 //! - **Q4_0** (144 bytes, 32 columns): 8 halves `d`, 4 vectors of nibbles: low is column `4v + j`, high is
 //!   `16 + 4v + j`.
 //! - **Q4_K** (1184 bytes, 256 columns): 8 halves `d`, 8 halves `dmin`, 8 x 8 bytes scales (sub-block, row),
-//!   8 x 8 bytes
-//!   minimums, then for each pair of sub-blocks 8 vectors of nibbles, the even sub-block low.
+//!   8 x 8 bytes minimums, then for each pair of sub-blocks 8 vectors of nibbles, the even sub-block low.
 //! - **Q6_K** (1680 bytes, 256 columns): 8 halves `d`, 16 x 8 bytes scales (sub-block, row), then for each
-//!   half of 128
-//!   columns 8 vectors of upper bits and 16 vectors of nibbles, both as the format packs them within a row.
+//!   half of 128 columns 8 vectors of upper bits and 16 vectors of nibbles, both as the format packs them
+//!   within a row.
 //!
 //! The last panel of a matrix is filled with zero bytes, which decode to zero.
 
@@ -73,8 +72,9 @@ fn pack_block(format: Format, block: &[u8], row: usize, out: &mut [u8]) {
         Format::Q4K => {
             out[2 * row..][..2].copy_from_slice(&block[..2]);
             out[16 + 2 * row..][..2].copy_from_slice(&block[2..4]);
+            let packed = block[4..].first_chunk().expect("blocks are whole");
             for index in 0..8 {
-                let (scale, minimum) = scale_and_minimum(&block[4..16], index);
+                let (scale, minimum) = scale_and_minimum(packed, index);
                 out[32 + PANEL_ROWS * index + row] = scale;
                 out[96 + PANEL_ROWS * index + row] = minimum;
             }

@@ -1,98 +1,180 @@
-//! Threads that stay between passes.
+//! Threads that are kept between the products of a pass.
 //!
-//! A pass through a model is hundreds of products of a few microseconds each, so a thread must be there at
-//! once: it spins for the gap between two products and sleeps when there is nothing more. Tasks are taken one
-//! by one from a counter, so a thread that lost its core holds up no more than the task it has; the caller
-//! works too, and returns without waiting for threads that never came.
+//! A pass of a small model is hundreds of products of ten microseconds each, so starting one must cost about
+//! one: idle threads watch one word for a bounded time and then sleep, and tasks are taken one by one, so
+//! that a thread whose core was taken by another process delays only the task in its hands.
 
 use std::any::Any;
-use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::Parallel;
 use crate::limits::{SPIN_US_MAX, THREADS_MAX};
+use crate::parallel::{Parallel, Sequential};
 
-/// A task whose lifetime is not told; who follows a pointer to one keeps to it.
-type Task = dyn Fn(usize) + Sync;
+/// Spins between two looks at the clock.
+const SPINS_PER_LOOK: usize = 64;
 
-/// What `run` was called with, for as long as the call lasts.
-#[derive(Clone, Copy)]
-struct Job {
-    tasks: usize,
-    task: *const Task,
-}
-
-struct Shared {
-    /// Written by the caller while `open` is false and `inside` is zero, read by threads inside an open job.
-    job: UnsafeCell<Option<Job>>,
-    /// Whether threads may enter the job.
-    open: AtomicBool,
-    /// Counts jobs, so that a thread enters each one once.
-    generation: AtomicUsize,
-    /// Threads that are using `job`.
-    inside: AtomicUsize,
-    next: AtomicUsize,
-    stopping: AtomicBool,
-    sleepers: Mutex<usize>,
-    wake: Condvar,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-}
-
-// SAFETY: `job` is only written while nobody may read it: `open` is false and `inside` is zero. A thread adds
-// itself to `inside` before it looks at `open`, the caller clears `open` before it looks at `inside`, both in
-// one total order (SeqCst), so at least one of them sees the other. The task itself is `Sync`.
-unsafe impl Sync for Shared {}
-// SAFETY: the pointer in `job` is only followed under the same rule.
-unsafe impl Send for Shared {}
-
-/// A fixed number of threads, the caller counted.
+/// A fixed number of threads, the caller of [`Parallel::run`] among them.
+///
+/// A panic in a task is passed on to the caller once all tasks are done. A run that comes while the pool is
+/// busy, from within a task or from another thread, is done by its caller alone. Dropping the pool joins its
+/// threads.
 pub struct Pool {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// Held by the call that has the threads; another call, or one from inside a task, runs alone.
-    busy: Mutex<()>,
+}
+
+/// The tasks of one run, on the stack of its caller.
+struct Run<'a> {
+    task: &'a (dyn Fn(usize) + Sync),
+    tasks: usize,
+}
+
+struct Shared {
+    /// Number of the run in the upper half, tasks not yet taken in the lower. Taking a task is a compare and
+    /// swap, so one that succeeds proves that its run is still on, and with it the pointer read before.
+    untaken: AtomicU64,
+    run: AtomicPtr<Run<'static>>,
+    /// Tasks not yet finished.
+    unfinished: AtomicUsize,
+    /// Whether a run is on.
+    busy: AtomicBool,
+    stopping: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+    /// Threads that sleep until there are tasks.
+    idle: Sleepers,
+    /// The caller that sleeps until all tasks are finished.
+    caller: Sleepers,
+}
+
+/// A place to sleep; waking costs nothing while nobody sleeps.
+#[derive(Default)]
+struct Sleepers {
+    count: AtomicUsize,
+    lock: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Sleepers {
+    fn guard(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Spins for a bounded time and then sleeps until `ready`.
+    fn wait(&self, ready: impl Fn() -> bool) {
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_micros(SPIN_US_MAX) {
+            for _ in 0..SPINS_PER_LOOK {
+                if ready() {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
+        }
+        let mut guard = self.guard();
+        // Counted before the last look, as the waker changes the state before it looks at the count: one sees
+        // the other.
+        self.count.fetch_add(1, Ordering::SeqCst);
+        while !ready() {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.count.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Wakes all, after the state that they wait for was changed (sequentially consistent).
+    fn wake(&self) {
+        if self.count.load(Ordering::SeqCst) > 0 {
+            drop(self.guard());
+            self.wake.notify_all();
+        }
+    }
+}
+
+impl Shared {
+    /// Takes tasks until there are none.
+    fn work(&self) {
+        let mut state = self.untaken.load(Ordering::SeqCst);
+        while state as u32 > 0 {
+            let run = self.run.load(Ordering::Acquire);
+            let taken = self.untaken.compare_exchange(state, state - 1, Ordering::SeqCst, Ordering::SeqCst);
+            if let Err(now) = taken {
+                state = now;
+                continue;
+            }
+            // SAFETY: a task of this run was untaken until now, so its caller still waits and `run` is its
+            // pointer: the state changes with every run, and the pointer only while no task is untaken.
+            let run = unsafe { &*run };
+            let index = run.tasks - state as u32 as usize;
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (run.task)(index))) {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            }
+            // From here on the run may be over.
+            if self.unfinished.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.caller.wake();
+            }
+            state = self.untaken.load(Ordering::SeqCst);
+        }
+    }
+
+    fn serve(&self) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            self.work();
+            self.idle.wait(|| {
+                self.untaken.load(Ordering::SeqCst) as u32 > 0 || self.stopping.load(Ordering::SeqCst)
+            });
+        }
+    }
 }
 
 impl Pool {
-    /// A pool of `threads` threads, the calling one counted; at least one, at most [`THREADS_MAX`]. Threads
-    /// that the system refuses are done without.
+    /// A pool of `threads` threads including the caller, at least one and at most [`THREADS_MAX`]; fewer if
+    /// the system gives fewer.
     pub fn new(threads: usize) -> Pool {
         let shared = Arc::new(Shared {
-            job: UnsafeCell::new(None),
-            open: AtomicBool::new(false),
-            generation: AtomicUsize::new(0),
-            inside: AtomicUsize::new(0),
-            next: AtomicUsize::new(0),
+            untaken: AtomicU64::new(0),
+            run: AtomicPtr::new(std::ptr::null_mut()),
+            unfinished: AtomicUsize::new(0),
+            busy: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            sleepers: Mutex::new(0),
-            wake: Condvar::new(),
             panic: Mutex::new(None),
+            idle: Sleepers::default(),
+            caller: Sleepers::default(),
         });
-        let threads = (1..threads.min(THREADS_MAX))
-            .map_while(|index| {
-                let shared = shared.clone();
-                std::thread::Builder::new().name(format!("compute-{index}")).spawn(move || shared.work()).ok()
-            })
-            .collect();
-        Pool { shared, threads, busy: Mutex::new(()) }
+        let spawn = |index: usize| {
+            let shared = shared.clone();
+            let builder = std::thread::Builder::new().name(format!("kernels-{index}"));
+            builder.spawn(move || shared.serve()).ok()
+        };
+        let threads = (1..threads.clamp(1, THREADS_MAX)).map_while(spawn).collect();
+        Pool { shared, threads }
     }
 }
 
 impl Parallel for Pool {
     fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        let busy = match self.busy.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(std::sync::TryLockError::WouldBlock) => None,
-        };
-        if tasks <= 1 || self.threads.is_empty() || busy.is_none() {
-            return (0..tasks).for_each(task);
+        let shared = &*self.shared;
+        let alone = tasks <= 1 || self.threads.is_empty() || u32::try_from(tasks).is_err();
+        if alone || shared.busy.swap(true, Ordering::Acquire) {
+            return Sequential.run(tasks, task);
         }
-        self.shared.run(tasks, task);
+        let run = Run { task, tasks };
+        shared.run.store((&raw const run).cast_mut().cast(), Ordering::Release);
+        shared.unfinished.store(tasks, Ordering::SeqCst);
+        let number = (shared.untaken.load(Ordering::Relaxed) >> 32).wrapping_add(1);
+        shared.untaken.store(number << 32 | tasks as u64, Ordering::SeqCst);
+        shared.idle.wake();
+        shared.work();
+        if shared.unfinished.load(Ordering::SeqCst) > 0 {
+            shared.caller.wait(|| shared.unfinished.load(Ordering::SeqCst) == 0);
+        }
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        shared.busy.store(false, Ordering::Release);
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
     }
 
     fn threads(&self) -> usize {
@@ -103,193 +185,10 @@ impl Parallel for Pool {
 impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.stopping.store(true, Ordering::SeqCst);
-        drop(self.shared.sleepers.lock().unwrap_or_else(PoisonError::into_inner));
-        self.shared.wake.notify_all();
+        self.shared.idle.wake();
         for thread in self.threads.drain(..) {
+            // Tasks' panics were caught, so a thread ends by itself.
             let _ = thread.join();
         }
-    }
-}
-
-impl Shared {
-    /// Publishes a job, works on it, and returns when nobody uses it any more.
-    fn run(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        // SAFETY: only the lifetime is erased; the pointer is forgotten before this call returns.
-        let task: *const Task = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), _>(task) };
-        // SAFETY: no job is open and nobody is inside: the last `run` waited for that, and `busy` admits one
-        // at a time.
-        unsafe { *self.job.get() = Some(Job { tasks, task }) };
-        self.next.store(0, Ordering::SeqCst);
-        self.generation.fetch_add(1, Ordering::SeqCst);
-        self.open.store(true, Ordering::SeqCst);
-        if *self.sleepers.lock().unwrap_or_else(PoisonError::into_inner) > 0 {
-            self.wake.notify_all();
-        }
-        // SAFETY: the pointer comes from a reference that outlives this call.
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.take_tasks(tasks, unsafe { &*task })));
-        self.open.store(false, Ordering::SeqCst);
-        let mut spin = Spin::new();
-        while self.inside.load(Ordering::SeqCst) != 0 {
-            if !spin.again() {
-                std::thread::yield_now();
-            }
-        }
-        // SAFETY: as above, nobody can be reading.
-        unsafe { *self.job.get() = None };
-        let other = self.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Err(panic) = outcome {
-            resume_unwind(panic);
-        }
-        if let Some(panic) = other {
-            resume_unwind(panic);
-        }
-    }
-
-    fn take_tasks(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        loop {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= tasks {
-                return;
-            }
-            task(index);
-        }
-    }
-
-    /// What a thread does all its life.
-    fn work(&self) {
-        let mut seen = 0;
-        while self.wait(seen) {
-            self.inside.fetch_add(1, Ordering::SeqCst);
-            if self.open.load(Ordering::SeqCst) {
-                seen = self.generation.load(Ordering::SeqCst);
-                // SAFETY: the job was seen open after this thread entered `inside`, so it is not written
-                // until it leaves.
-                let job = unsafe { *self.job.get() };
-                if let Some(Job { tasks, task }) = job {
-                    // SAFETY: the caller of `run` doesn't return while this thread is inside.
-                    let task = unsafe { &*task };
-                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.take_tasks(tasks, task))) {
-                        // The others need not go on.
-                        self.next.store(tasks, Ordering::Relaxed);
-                        self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
-                    }
-                }
-            }
-            self.inside.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-
-    fn has_news(&self, seen: usize) -> bool {
-        self.open.load(Ordering::SeqCst) && self.generation.load(Ordering::SeqCst) != seen
-    }
-
-    /// Waits for a job other than `seen`; false when the pool ends.
-    fn wait(&self, seen: usize) -> bool {
-        let mut spin = Spin::new();
-        loop {
-            if self.stopping.load(Ordering::SeqCst) {
-                return false;
-            }
-            if self.has_news(seen) {
-                return true;
-            }
-            if !spin.again() {
-                let mut sleepers = self.sleepers.lock().unwrap_or_else(PoisonError::into_inner);
-                *sleepers += 1;
-                while !self.has_news(seen) && !self.stopping.load(Ordering::SeqCst) {
-                    sleepers = self.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
-                }
-                *sleepers -= 1;
-            }
-        }
-    }
-}
-
-/// Spinning with an end.
-struct Spin {
-    turns: u32,
-    end: Option<Instant>,
-}
-
-impl Spin {
-    fn new() -> Self {
-        Spin { turns: 0, end: None }
-    }
-
-    /// Waits a moment; false when it is time to give the core away.
-    fn again(&mut self) -> bool {
-        self.turns += 1;
-        if self.turns.is_multiple_of(32) {
-            // The clock is read now and then only: on some boards it costs as much as the wait.
-            let now = Instant::now();
-            let end = *self.end.get_or_insert(now + Duration::from_micros(SPIN_US_MAX));
-            if now >= end {
-                return false;
-            }
-        }
-        std::hint::spin_loop();
-        true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_task_runs_once() {
-        for threads in [1, 2, 3, 17] {
-            let pool = Pool::new(threads);
-            assert_eq!(pool.threads(), threads);
-            for tasks in [0, 1, 2, 3, 100] {
-                let counts: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-                pool.run(tasks, &|index| {
-                    counts[index].fetch_add(1, Ordering::Relaxed);
-                });
-                assert!(counts.iter().all(|count| count.load(Ordering::Relaxed) == 1));
-            }
-        }
-    }
-
-    #[test]
-    fn many_short_jobs_lose_nothing() {
-        let pool = Pool::new(3);
-        let sum = AtomicUsize::new(0);
-        for round in 0..20_000 {
-            pool.run(4, &|index| {
-                sum.fetch_add(index, Ordering::Relaxed);
-            });
-            if round % 5000 == 0 {
-                std::thread::sleep(Duration::from_millis(2));
-            }
-        }
-        assert_eq!(sum.load(Ordering::Relaxed), 20_000 * 6);
-    }
-
-    #[test]
-    fn a_panic_in_a_task_reaches_the_caller_and_the_pool_goes_on() {
-        let pool = Pool::new(2);
-        for _ in 0..50 {
-            let outcome =
-                catch_unwind(AssertUnwindSafe(|| pool.run(64, &|index| assert!(index != 40, "task 40"))));
-            assert!(outcome.is_err());
-        }
-        let count = AtomicUsize::new(0);
-        pool.run(10, &|_| {
-            count.fetch_add(1, Ordering::Relaxed);
-        });
-        assert_eq!(count.load(Ordering::Relaxed), 10);
-    }
-
-    #[test]
-    fn a_run_from_inside_a_task_runs_alone() {
-        let pool = Pool::new(2);
-        let count = AtomicUsize::new(0);
-        pool.run(4, &|_| {
-            pool.run(5, &|_| {
-                count.fetch_add(1, Ordering::Relaxed);
-            });
-        });
-        assert_eq!(count.load(Ordering::Relaxed), 20);
     }
 }

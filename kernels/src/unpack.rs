@@ -29,17 +29,20 @@ pub(crate) struct Minimum {
 }
 
 impl Group {
-    fn plain(scale: f32, code: impl Fn(usize) -> i8) -> Group {
-        Group { codes: core::array::from_fn(code), scale, parts: [1, 1], minimum: None }
+    #[inline(always)]
+    fn new(scale: f32, codes: [i8; GROUP]) -> Group {
+        Group { codes, scale, parts: [1, 1], minimum: None }
     }
 
-    fn with_minimum(mut self, scale: f32, parts: [i32; 2]) -> Group {
-        self.minimum = Some(Minimum { scale, parts });
+    #[inline(always)]
+    fn with_parts(mut self, parts: [i32; 2]) -> Group {
+        self.parts = parts;
         self
     }
 
-    fn with_parts(mut self, parts: [i32; 2]) -> Group {
-        self.parts = parts;
+    #[inline(always)]
+    fn with_minimum(mut self, scale: f32, parts: [i32; 2]) -> Group {
+        self.minimum = Some(Minimum { scale, parts });
         self
     }
 
@@ -57,20 +60,62 @@ impl Group {
 }
 
 /// The half-precision number at `offset`.
-#[inline]
+#[inline(always)]
 pub(crate) fn half_at(bytes: &[u8], offset: usize) -> f32 {
-    f16_to_f32(u16::from_le_bytes([bytes[offset], bytes[offset + 1]]))
+    f16_to_f32(u16::from_le_bytes(*field(bytes, offset)))
 }
 
-/// The low (`high` = 0) or high (1) four bits.
-#[inline]
-fn nibble(byte: u8, high: usize) -> u8 {
-    byte >> (4 * high) & 15
+/// The `N` bytes at `offset`.
+#[inline(always)]
+fn field<const N: usize>(bytes: &[u8], offset: usize) -> &[u8; N] {
+    bytes[offset..].first_chunk().expect("blocks are whole")
+}
+
+/// The `N` bytes of row `row` in the vectors at `offset` of a panel: four from each.
+#[inline(always)]
+fn words<const N: usize>(panel: &[u8], offset: usize, row: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    let vectors = panel[offset..][..PANEL_ROWS * N].chunks_exact(4 * PANEL_ROWS);
+    for (bytes, vector) in bytes.chunks_exact_mut(4).zip(vectors) {
+        bytes.copy_from_slice(&vector[4 * row..][..4]);
+    }
+    bytes
+}
+
+/// The low four bits of all bytes, then the high ones.
+#[inline(always)]
+fn low_then_high(bytes: &[u8; GROUP / 2]) -> [u8; GROUP] {
+    let mut codes = [0; GROUP];
+    let (low, high) = codes.split_at_mut(GROUP / 2);
+    for ((low, high), byte) in low.iter_mut().zip(high).zip(bytes) {
+        (*low, *high) = (byte & 15, byte >> 4);
+    }
+    codes
+}
+
+/// The low (`which` = 0) or high (1) four bits of every byte.
+#[inline(always)]
+fn nibbles(bytes: &[u8; GROUP], which: usize) -> [u8; GROUP] {
+    bytes.map(|byte| byte >> (4 * which) & 15)
+}
+
+/// Codes of Q6_K from nibbles and two upper bits, which lie at `2 * quarter` of theirs.
+#[inline(always)]
+fn six_bits(low: &[u8; GROUP], high: &[u8; GROUP], quarter: usize) -> [i8; GROUP] {
+    let low = nibbles(low, quarter / 2);
+    core::array::from_fn(|k| (low[k] | (high[k] >> (2 * quarter) & 3) << 4) as i8 - 32)
+}
+
+/// Codes of Q5_0 and Q5_1: nibbles, and the fifth bit of column `k` at bit `k`.
+#[inline(always)]
+fn five_bits(low: &[u8; GROUP / 2], fifth: &[u8; 4]) -> [u8; GROUP] {
+    let (low, fifth) = (low_then_high(low), u32::from_le_bytes(*fifth));
+    core::array::from_fn(|k| low[k] | ((fifth >> k & 1) as u8) << 4)
 }
 
 /// Scale and minimum of sub-block `index` from the twelve bytes of Q4_K and Q5_K: six bits each.
 #[inline]
-pub(crate) fn scale_and_minimum(packed: &[u8], index: usize) -> (u8, u8) {
+pub(crate) fn scale_and_minimum(packed: &[u8; 12], index: usize) -> (u8, u8) {
     if index < 4 {
         (packed[index] & 63, packed[index + 4] & 63)
     } else {
@@ -82,112 +127,101 @@ pub(crate) fn scale_and_minimum(packed: &[u8], index: usize) -> (u8, u8) {
 /// Group `group` (0, or 0..8 in formats of 256 columns) of one block in the file's order.
 #[inline(always)]
 pub(crate) fn rows(format: Format, block: &[u8], group: usize) -> Group {
+    let block = &block[..format.block_bytes()];
+    // Formats of 256 columns: which half of 128 columns, and which of the four groups that share its bytes.
+    let (half, quarter) = (group / 4, group % 4);
     match format {
-        Format::Q4_0 => Group::plain(half_at(block, 0), |k| nibble(block[2 + k % 16], k / 16) as i8 - 8),
-        Format::Q4_1 => Group::plain(half_at(block, 0), |k| nibble(block[4 + k % 16], k / 16) as i8)
+        Format::Q4_0 => {
+            Group::new(half_at(block, 0), low_then_high(field(block, 2)).map(|code| code as i8 - 8))
+        }
+        Format::Q4_1 => Group::new(half_at(block, 0), low_then_high(field(block, 4)).map(|code| code as i8))
             .with_minimum(-half_at(block, 2), [1, 1]),
         Format::Q5_0 => {
-            let fifth = fifth_bits(block, 2);
-            Group::plain(half_at(block, 0), |k| (nibble(block[6 + k % 16], k / 16) | fifth(k)) as i8 - 16)
+            let codes = five_bits(field(block, 6), field(block, 2));
+            Group::new(half_at(block, 0), codes.map(|code| code as i8 - 16))
         }
         Format::Q5_1 => {
-            let fifth = fifth_bits(block, 4);
-            Group::plain(half_at(block, 0), |k| (nibble(block[8 + k % 16], k / 16) | fifth(k)) as i8)
+            let codes = five_bits(field(block, 8), field(block, 4));
+            Group::new(half_at(block, 0), codes.map(|code| code as i8))
                 .with_minimum(-half_at(block, 2), [1, 1])
         }
-        Format::Q8_0 => Group::plain(half_at(block, 0), |k| block[2 + k] as i8),
+        Format::Q8_0 => Group::new(half_at(block, 0), field(block, 2).map(|code| code as i8)),
         Format::Q2K => {
-            let (half, pair) = (group / 4, group % 4);
-            let parts = [block[2 * group], block[2 * group + 1]];
-            Group::plain(half_at(block, 80), |k| (block[16 + 32 * half + k] >> (2 * pair) & 3) as i8)
-                .with_parts(parts.map(|part| i32::from(part & 15)))
+            let codes = field(block, 16 + 32 * half).map(|byte| (byte >> (2 * quarter) & 3) as i8);
+            let parts = *field(block, 2 * group);
+            Group::new(half_at(block, 80), codes)
+                .with_parts(parts.map(|part: u8| i32::from(part & 15)))
                 .with_minimum(half_at(block, 82), parts.map(|part| i32::from(part >> 4)))
         }
         Format::Q3K => {
-            let (half, pair) = (group / 4, group % 4);
+            let (low, high) = (field::<GROUP>(block, 32 + 32 * half), field::<GROUP>(block, 0));
+            let code = |k: usize| (low[k] >> (2 * quarter) & 3 | (high[k] >> group & 1) << 2) as i8 - 4;
             let part = |index: usize| {
-                let low = nibble(block[96 + index % 8], index / 8);
+                let low = block[96 + index % 8] >> (4 * (index / 8)) & 15;
                 let high = block[104 + index % 4] >> (2 * (index / 4)) & 3;
                 i32::from(low | high << 4) - 32
             };
-            Group::plain(half_at(block, 108), |k| {
-                let low = (block[32 + 32 * half + k] >> (2 * pair) & 3) as i8;
-                low + 4 * (block[k] >> group & 1) as i8 - 4
-            })
-            .with_parts([part(2 * group), part(2 * group + 1)])
+            Group::new(half_at(block, 108), core::array::from_fn(code))
+                .with_parts([part(2 * group), part(2 * group + 1)])
         }
         Format::Q4K => {
-            let (scale, minimum) = scale_and_minimum(&block[4..16], group);
-            Group::plain(half_at(block, 0) * f32::from(scale), |k| {
-                nibble(block[16 + 32 * (group / 2) + k], group % 2) as i8
-            })
-            .with_minimum(half_at(block, 2) * f32::from(minimum), [1, 1])
+            let (scale, minimum) = scale_and_minimum(field(block, 4), group);
+            let codes = nibbles(field(block, 16 + 32 * (group / 2)), group % 2).map(|code| code as i8);
+            Group::new(half_at(block, 0) * f32::from(scale), codes)
+                .with_minimum(half_at(block, 2) * f32::from(minimum), [1, 1])
         }
         Format::Q5K => {
-            let (scale, minimum) = scale_and_minimum(&block[4..16], group);
-            Group::plain(half_at(block, 0) * f32::from(scale), |k| {
-                let low = nibble(block[48 + 32 * (group / 2) + k], group % 2);
-                (low | (block[16 + k] >> group & 1) << 4) as i8
-            })
-            .with_minimum(half_at(block, 2) * f32::from(minimum), [1, 1])
+            let (scale, minimum) = scale_and_minimum(field(block, 4), group);
+            let low = nibbles(field(block, 48 + 32 * (group / 2)), group % 2);
+            let fifth = field::<GROUP>(block, 16).map(|byte| (byte >> group & 1) << 4);
+            let codes = core::array::from_fn(|k| (low[k] | fifth[k]) as i8);
+            Group::new(half_at(block, 0) * f32::from(scale), codes)
+                .with_minimum(half_at(block, 2) * f32::from(minimum), [1, 1])
         }
         Format::Q6K => {
-            let (half, quarter) = (group / 4, group % 4);
-            Group::plain(half_at(block, 208), |k| {
-                let low = nibble(block[64 * half + 32 * (quarter % 2) + k], quarter / 2);
-                let high = block[128 + 32 * half + k] >> (2 * quarter) & 3;
-                (low | high << 4) as i8 - 32
-            })
-            .with_parts([block[192 + 2 * group], block[193 + 2 * group]].map(|part| i32::from(part as i8)))
+            let low = field(block, 64 * half + 32 * (quarter % 2));
+            let codes = six_bits(low, field(block, 128 + 32 * half), quarter);
+            let parts = field::<2>(block, 192 + 2 * group).map(|part| i32::from(part as i8));
+            Group::new(half_at(block, 208), codes).with_parts(parts)
         }
-        Format::Iq4Nl => {
-            Group::plain(half_at(block, 0), |k| NONLINEAR[usize::from(nibble(block[2 + k % 16], k / 16))])
-        }
+        Format::Iq4Nl => Group::new(half_at(block, 0), nonlinear(field(block, 2))),
         Format::Iq4Xs => {
-            let high = u16::from_le_bytes([block[2], block[3]]) >> (2 * group) & 3;
-            let part = i32::from(nibble(block[4 + group / 2], group % 2)) | i32::from(high) << 4;
-            Group::plain(half_at(block, 0) * (part - 32) as f32, |k| {
-                NONLINEAR[usize::from(nibble(block[8 + 16 * group + k % 16], k / 16))]
-            })
+            let high = u16::from_le_bytes(*field(block, 2)) >> (2 * group) & 3;
+            let part = i32::from(block[4 + group / 2] >> (4 * (group % 2)) & 15) | i32::from(high) << 4;
+            Group::new(half_at(block, 0) * (part - 32) as f32, nonlinear(field(block, 8 + 16 * group)))
         }
         Format::F32 | Format::F16 | Format::BF16 => unreachable!("floats are not quantised"),
     }
 }
 
-/// The fifth bit of column k of Q5_0 and Q5_1, at its place in the code.
+/// Nibbles looked up in the table of unequal steps.
 #[inline(always)]
-fn fifth_bits(block: &[u8], offset: usize) -> impl Fn(usize) -> u8 {
-    let bits = u32::from_le_bytes([block[offset], block[offset + 1], block[offset + 2], block[offset + 3]]);
-    move |k| ((bits >> k & 1) as u8) << 4
+fn nonlinear(bytes: &[u8; GROUP / 2]) -> [i8; GROUP] {
+    low_then_high(bytes).map(|code| NONLINEAR[usize::from(code & 15)])
 }
 
 /// Group `group` of row `row` (0..8) of one block of a panel; the layouts are described in [`crate::pack`].
 #[inline(always)]
 pub(crate) fn panel(format: Format, block: &[u8], group: usize, row: usize) -> Group {
-    // Byte of column 4v+j of this row in vector v.
-    let word = |column: usize| 4 * PANEL_ROWS * (column / 4) + 4 * row + column % 4;
     match format {
         Format::Q4_0 => {
-            Group::plain(half_at(block, 2 * row), |k| nibble(block[16 + word(k % 16)], k / 16) as i8 - 8)
+            let codes = low_then_high(&words(block, 16, row)).map(|code| code as i8 - 8);
+            Group::new(half_at(block, 2 * row), codes)
         }
-        Format::Q8_0 => Group::plain(half_at(block, 2 * row), |k| block[16 + word(k)] as i8),
+        Format::Q8_0 => Group::new(half_at(block, 2 * row), words(block, 16, row).map(|code| code as i8)),
         Format::Q4K => {
             let scale = f32::from(block[32 + PANEL_ROWS * group + row]);
             let minimum = f32::from(block[96 + PANEL_ROWS * group + row]);
-            Group::plain(half_at(block, 2 * row) * scale, |k| {
-                nibble(block[160 + 256 * (group / 2) + word(k)], group % 2) as i8
-            })
-            .with_minimum(half_at(block, 16 + 2 * row) * minimum, [1, 1])
+            let codes = nibbles(&words(block, 160 + 256 * (group / 2), row), group % 2);
+            Group::new(half_at(block, 2 * row) * scale, codes.map(|code| code as i8))
+                .with_minimum(half_at(block, 16 + 2 * row) * minimum, [1, 1])
         }
         Format::Q6K => {
             let (half, quarter) = (group / 4, group % 4);
+            let low = words(block, 400 + 768 * half + 256 * (quarter % 2), row);
+            let codes = six_bits(&low, &words(block, 144 + 768 * half, row), quarter);
             let part = |index: usize| i32::from(block[16 + PANEL_ROWS * index + row] as i8);
-            Group::plain(half_at(block, 2 * row), |k| {
-                let high = block[144 + 768 * half + word(k)] >> (2 * quarter) & 3;
-                let low = nibble(block[400 + 768 * half + 256 * (quarter % 2) + word(k)], quarter / 2);
-                (low | high << 4) as i8 - 32
-            })
-            .with_parts([part(2 * group), part(2 * group + 1)])
+            Group::new(half_at(block, 2 * row), codes).with_parts([part(2 * group), part(2 * group + 1)])
         }
         _ => unreachable!("only formats with panels are packed"),
     }

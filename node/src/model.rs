@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kwaainet_engine::budget::Budget;
 use kwaainet_engine::chat::ChatTemplate;
@@ -137,7 +137,7 @@ impl Model {
         let mut told = 0;
         let mut progress = |done: u64, all: u64| {
             let tenth = done * 10 / all.max(1);
-            if tenth > told && all > LARGE_BYTES {
+            if tenth > told && start.elapsed() > QUICK {
                 told = tenth;
                 say(&format!("Packing weights: {} %.", tenth * 10));
             }
@@ -159,8 +159,8 @@ impl Model {
     }
 }
 
-/// Packing less than this is over before a person could read about it.
-const LARGE_BYTES: u64 = 100_000_000;
+/// What is over by then, as mapping weights that are packed already, is not worth a word.
+const QUICK: Duration = Duration::from_millis(500);
 
 /// What a model takes and what there is, in one line.
 pub fn budget_line(budget: &Budget) -> String {

@@ -104,7 +104,8 @@ fn half_open_requests_take_no_threads_and_end() {
         })
         .collect();
     assert!(crowd.len() > 400);
-    assert_eq!(threads(), threads_before);
+    // Fewer is fine: the thread that loaded the model may just have ended.
+    assert!(threads() <= threads_before, "{} threads, {threads_before} before", threads());
     // The half-open ones are still held by the crowd; it is the server that ends them.
     assert_sound(&server, before);
     assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());

@@ -182,9 +182,8 @@ impl Compute<'_> {
     pub(crate) fn norm_rows(&self, hidden: &[f32], weight: &[f32], rows: usize, normed: &mut Activations) {
         let width = self.spec.hidden;
         normed.reset(rows, width);
-        for (source, target) in hidden.chunks_exact(width).zip(normed.values_mut().chunks_exact_mut(width)) {
-            self.kernels.rms_norm(source, weight, self.spec.norm_epsilon, target);
-        }
+        let rows = &hidden[..rows * width];
+        self.kernels.rms_norm_rows(self.pool, rows, weight, self.spec.norm_epsilon, normed.values_mut());
     }
 
     /// Norms each head's part of a row in place, if the family does.

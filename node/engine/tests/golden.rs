@@ -174,10 +174,8 @@ fn activations_of_eight_bits_leave_the_text_of_the_real_model_as_it_is() {
 fn a_split_model_gives_the_bits_of_the_whole() {
     let Some(models) = models("split") else { return };
     let path = models.join("stories260k/gguf-split/stories260k-q8_0-00002-of-00003.gguf");
-    let base = EngineOptions {
-        kv: kwaainet_kernels::KvKind::F16,
-        ..options(Kernels::detect().expect("kernels"), Quantize::Keep)
-    };
+    let base =
+        EngineOptions { kv: kwaainet_kernels::KvKind::F16, ..options(Kernels::detect(), Quantize::Keep) };
     let whole_file = models.join("stories260k/stories260k-q8_0.gguf");
     let mut whole = open(whole_file, base.clone());
     let prompt = [1, 403, 407, 261, 378];
@@ -207,10 +205,8 @@ fn batches_chunks_and_threads_do_not_change_a_bit() {
     let path = models.join("tales4m/tales4m-q4_k_m.gguf");
     let golden = Golden::read(models.join("tales4m/golden-chat.safetensors"));
     let prompt = golden.ids("prompt_ids");
-    let base = EngineOptions {
-        kv: kwaainet_kernels::KvKind::F16,
-        ..options(Kernels::detect().expect("kernels"), Quantize::Keep)
-    };
+    let base =
+        EngineOptions { kv: kwaainet_kernels::KvKind::F16, ..options(Kernels::detect(), Quantize::Keep) };
     let expected = all_logits(&mut open(path.clone(), base.clone()), &prompt);
     for threads in [1, 3] {
         let mut engine = open(path.clone(), EngineOptions { threads, ..base.clone() });

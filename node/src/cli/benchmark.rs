@@ -14,6 +14,7 @@ use argh::FromArgs;
 use kwaainet_engine::memory;
 use kwaainet_engine::request::{Request, Summary};
 use kwaainet_engine::sampler::Sampling;
+use kwaainet_kernels::KV_PAGE_TOKENS;
 use serde_json::json;
 
 use crate::exit::{Exit, Failure};
@@ -91,7 +92,13 @@ impl Benchmark {
         // The compute threads must not stand beside the sweep.
         drop(model);
         let bandwidth = read_bandwidth(threads);
-        let read = decode * budget.weights_read_bytes as f64;
+        let weights_read = decode * budget.weights_read_bytes as f64;
+        // A token reads the keys and values of all before it: on average, those of the prompt and of half of
+        // what is generated.
+        let tokens = self.prompt_tokens + self.generate_tokens;
+        let kv_token_bytes = budget.kv_bytes as f64 / tokens.next_multiple_of(KV_PAGE_TOKENS) as f64;
+        let kv_read_bytes = kv_token_bytes * (self.prompt_tokens + self.generate_tokens / 2) as f64;
+        let read = weights_read + decode * kv_read_bytes;
         let mut out = io::stdout().lock();
         if self.json {
             let object = json!({
@@ -104,8 +111,11 @@ impl Benchmark {
                 "prefill_tokens_per_s": prefill,
                 "decode_tokens_per_s": decode,
                 "weights_read_bytes": budget.weights_read_bytes,
-                "weights_read_bytes_per_s": read,
+                "kv_read_bytes": kv_read_bytes,
+                "weights_read_bytes_per_s": weights_read,
+                "read_bytes_per_s": read,
                 "bandwidth_bytes_per_s": bandwidth,
+                "weights_bandwidth_part": weights_read / bandwidth,
                 "bandwidth_part": read / bandwidth,
                 "file_bytes": file_bytes,
                 "kv_bytes": budget.kv_bytes,
@@ -118,11 +128,14 @@ impl Benchmark {
             writeln!(out, "Decode of {}: {decode:.2} tokens/s.", self.generate_tokens)?;
             writeln!(
                 out,
-                "Weights read: {:.1} MB a token, {:.2} GB/s; this machine reads {:.2} GB/s; ratio {:.2}.",
+                "Read: weights {:.1} MB and KV cache {:.1} MB a token, {:.2} GB/s; this machine reads {:.2} \
+                 GB/s; ratio {:.2}, of weights alone {:.2}.",
                 budget.weights_read_bytes as f64 / 1e6,
+                kv_read_bytes / 1e6,
                 read / 1e9,
                 bandwidth / 1e9,
-                read / bandwidth
+                read / bandwidth,
+                weights_read / bandwidth
             )?;
             let (file, kv) = (file_bytes as f64 / 1e6, budget.kv_bytes as f64 / 1e6);
             writeln!(out, "{} File {file:.1} MB, KV cache {kv:.1} MB.", memory_line(resident))?;

@@ -12,7 +12,7 @@ use crate::unpack::half_at;
 use crate::{KV_PAGE_TOKENS, KvKind, QUANT_BLOCK};
 
 /// Largest value of an IEEE half.
-const HALF_MAX: f32 = 65504.0;
+pub(crate) const HALF_MAX: f32 = 65504.0;
 
 /// Attends for every query head of the group; `out` is laid out as the query.
 pub(crate) fn attend(group: &HeadGroup<'_>, out: &mut [f32]) {

@@ -43,6 +43,7 @@ fn accumulate(group: &Group, index: usize, row: usize, x: &Codes<'_>, out: &mut 
 /// Walks `count` rows of `groups` groups, each taken apart by `unpack(row, group)`.
 #[inline(always)]
 fn strip(count: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]], unpack: impl Fn(usize, usize) -> Group) {
+    debug_assert_eq!(out.len(), x.tokens);
     out.fill([0.0; PANEL_ROWS]);
     for row in 0..count {
         for index in 0..x.columns / GROUP {
@@ -126,6 +127,7 @@ fn strip_values<const N: usize>(
     out: &mut [[f32; PANEL_ROWS]],
     value: impl Fn([u8; N]) -> f32,
 ) {
+    debug_assert_eq!(out.len(), x.tokens);
     out.fill([0.0; PANEL_ROWS]);
     if x.columns == 0 {
         return;

@@ -20,6 +20,11 @@ pub(crate) const GELU_LINEAR: f32 = -1.595_769;
 /// The same times 0.044715: the factor of x^3.
 pub(crate) const GELU_CUBIC: f32 = -0.071_354_814;
 
+/// Largest error of `exp` within its range, in units in the last place (measured at two million points: see
+/// tests).
+#[cfg(test)]
+const EXP_ERROR_ULP_MAX: f64 = 1.0;
+
 /// e^x: x = n ln 2 + r with integer n, then a polynomial in r and n into the exponent.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
@@ -56,6 +61,7 @@ pub(crate) fn geglu(gate: &mut [f32], up: &[f32]) {
 }
 
 /// x += y.
+#[inline(always)]
 pub(crate) fn add(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += *y;
@@ -63,6 +69,7 @@ pub(crate) fn add(x: &mut [f32], y: &[f32]) {
 }
 
 /// x *= factor.
+#[inline(always)]
 pub(crate) fn scale(x: &mut [f32], factor: f32) {
     for x in x {
         *x *= factor;
@@ -83,15 +90,20 @@ fn lanes(values: &[f32], fold: impl Fn(f32, f32) -> f32) -> [f32; 16] {
 
 /// x = e^(x - max) / sum; the sum in sixteen lanes, then every value times 1 / sum.
 pub(crate) fn softmax(x: &mut [f32]) {
+    softmax_by(x, |x, largest| x.iter_mut().for_each(|x| *x = exp(*x - largest)));
+}
+
+/// [`softmax`] around a function that turns every value into e^(value - largest).
+#[inline(always)]
+pub(crate) fn softmax_by(x: &mut [f32], exp_below: impl Fn(&mut [f32], f32)) {
     let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for x in x.iter_mut() {
-        *x = exp(*x - largest);
-    }
+    exp_below(x, largest);
     let sum = reduce16(&lanes(x, |sum, value| sum + value));
     scale(x, 1.0 / sum);
 }
 
 /// out = (x * (1 / sqrt(mean of squares + epsilon))) * weight; squares summed in sixteen lanes.
+#[inline(always)]
 pub(crate) fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
     let squares = reduce16(&lanes(x, |sum, value| fused(value, value, sum)));
     let factor = 1.0 / square_root(squares / x.len() as f32 + epsilon);
@@ -102,6 +114,7 @@ pub(crate) fn rms_norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32])
 
 /// Rotates the first `2 * cosines.len()` values of one head: (a, b) becomes (a c - b s, b c + a s), the first
 /// product of each sum fused.
+#[inline(always)]
 pub(crate) fn rope_rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], pairing: RopePairing) {
     let rotate = |a: &mut f32, b: &mut f32, cosine: f32, sine: f32| {
         let (old_a, old_b) = (*a, *b);
@@ -145,5 +158,38 @@ pub(crate) fn quantize_row(values: &[f32], codes: &mut [i8], scales: &mut [f32],
     }
     for (codes, sum) in codes.chunks_exact(SUM_COLUMNS).zip(sums) {
         *sum = codes.iter().map(|code| i32::from(*code)).sum();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Distance in units in the last place of the true value.
+    fn error_ulp(x: f32) -> f64 {
+        let wanted = f64::from(x).exp();
+        let unit = f64::from((wanted as f32).next_up() - wanted as f32);
+        (f64::from(exp(x)) - wanted).abs() / unit
+    }
+
+    #[test]
+    fn exp_is_within_its_bound_over_its_whole_range() {
+        let steps = 2_000_000;
+        let at = |step: u32| EXP_LOW + (EXP_HIGH - EXP_LOW) * (step as f32 / steps as f32);
+        let largest = (0..=steps).map(|step| error_ulp(at(step))).fold(0.0, f64::max);
+        println!("largest error of exp: {largest} ulp");
+        assert!(largest <= EXP_ERROR_ULP_MAX, "{largest} ulp");
+    }
+
+    #[test]
+    fn exp_is_exact_at_zero_and_ends_where_it_says() {
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-0.0), 1.0);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(exp(EXP_LOW.next_down()), 0.0);
+        assert_eq!(exp(EXP_HIGH.next_up()), f32::INFINITY);
+        assert!(exp(EXP_LOW) > 0.0 && exp(EXP_HIGH).is_finite());
+        assert!(exp(f32::NAN).is_nan());
     }
 }

@@ -8,12 +8,13 @@ mod attention;
 mod dot;
 mod elementwise;
 
-pub(crate) use attention::{attend, store_head};
+pub(crate) use attention::{HALF_MAX, attend, store_head};
 pub(crate) use dot::{
     strip_bf16, strip_f16, strip_f32, strip_q4_0, strip_q4_k, strip_q6_k, strip_q8_0, strip_rows,
 };
-#[cfg(target_arch = "x86_64")]
 pub(crate) use elementwise::{
-    EXP_HIGH, EXP_LOW, EXP_POLYNOMIAL, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW, exp,
+    EXP_HIGH, EXP_LOW, EXP_POLYNOMIAL, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW,
 };
-pub(crate) use elementwise::{add, geglu, quantize_row, rms_norm, rope_rotate, scale, softmax, swiglu};
+pub(crate) use elementwise::{
+    add, geglu, quantize_row, rms_norm, rope_rotate, scale, softmax, softmax_by, swiglu,
+};
