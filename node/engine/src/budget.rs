@@ -21,7 +21,7 @@ use crate::weights::WeightBytes;
 pub struct Budget {
     /// Weights of the range, mapped from files: the system may drop and read them again.
     pub weights_bytes: u64,
-    /// Weights read for each token: [`Budget::weights_bytes`] less the embedding table.
+    /// Weights read for each token: [`Budget::weights_bytes`] less an embedding table that is no head too.
     pub weights_read_bytes: u64,
     /// Those of the weights that lie in packed copies, in the cache folder or in memory.
     pub packed_bytes: u64,

@@ -142,9 +142,13 @@ fn head_role(files: &ModelFiles) -> Role {
     if files.spec().tied_head { Role::Embedding } else { Role::Output }
 }
 
-/// The embedding is only looked up, row by row, so it stays in its file as it is, also where the head is the
-/// same tensor: a node that holds only the embedding then gives the same rows as one that holds both.
-const EMBEDDING_LAYOUT: Layout = Layout::Rows;
+/// Whether token rows are looked up in the head's packed copy, so that nothing is held twice: the head is the
+/// same tensor in the same format, and a row decodes to the same bits from either layout. Else the embedding,
+/// which is only looked up, stays in its file as it is.
+fn head_serves_as_embedding(files: &ModelFiles, part: &Part) -> Result<bool, Error> {
+    let tensor = required(files, Role::Embedding, None)?;
+    Ok(part.head && files.spec().tied_head && part.quantize.form_of(&tensor).format == tensor.format)
+}
 
 /// Bytes of weights that a part reads from memory and from its packed copies, computed from headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,7 +191,7 @@ impl WeightBytes {
         }
         sum.block_max = block_max;
         sum.total = sum.read_per_token;
-        if part.embedding {
+        if part.embedding && !head_serves_as_embedding(files, part)? {
             sum.total += required(files, Role::Embedding, None)?.bytes.len() as u64;
         }
         Ok(sum)
@@ -213,7 +217,8 @@ impl Weights {
         let mut packed = Vec::new();
         let (embedding, head, blocks) = {
             let mut loader = Loader { files: &files, part, cache_folder, made, packed: &mut packed };
-            let (embedding, head) = (loader.embedding()?, loader.head()?);
+            let head = loader.head()?;
+            let embedding = loader.embedding(head.as_ref())?;
             let blocks = part.blocks.clone().map(|b| loader.block(b)).collect::<Result<Vec<_>, _>>()?;
             (embedding, head, blocks)
         };
@@ -240,12 +245,17 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
-    fn embedding(&self) -> Result<Option<Weight>, Error> {
+    fn embedding(&self, head: Option<&HeadWeights>) -> Result<Option<Weight>, Error> {
         if !self.part.embedding {
             return Ok(None);
         }
+        if let Some(head) = head
+            && head_serves_as_embedding(self.files, self.part)?
+        {
+            return Ok(Some(head.output.clone()));
+        }
         let tensor = required(self.files, Role::Embedding, None)?;
-        let form = Form { format: tensor.format, layout: EMBEDDING_LAYOUT };
+        let form = Form { format: tensor.format, layout: Layout::Rows };
         let (rows, columns, bytes) = (tensor.rows, tensor.columns, tensor.bytes.len());
         Ok(Some(Weight { place: Place::File(tensor.place), form, rows, columns, bytes }))
     }
