@@ -4,11 +4,19 @@
 
 mod benchmark;
 mod chat;
+mod config;
 mod generate;
+mod identity;
 mod inspect;
+mod logs;
+mod p2p;
 mod run;
 mod serve;
+mod service;
+mod setup;
+mod start;
 mod stats;
+mod status;
 mod tokenize;
 
 use std::io::{self, Write};
@@ -17,7 +25,7 @@ use argh::FromArgs;
 
 use crate::exit::{Exit, Failure};
 
-/// A node for decentralised AI: runs language models on this machine.
+/// A node for decentralised AI: runs language models, and finds others of its kind.
 #[derive(FromArgs)]
 struct Arguments {
     /// print the version
@@ -32,6 +40,16 @@ struct Arguments {
 enum Command {
     Run(run::Run),
     Serve(serve::Serve),
+    Setup(setup::Setup),
+    Start(start::Start),
+    Stop(start::Stop),
+    Restart(start::Restart),
+    Status(status::Status),
+    Logs(logs::Logs),
+    P2p(p2p::P2p),
+    Identity(identity::IdentityCommand),
+    Config(config::ConfigCommand),
+    Service(service::Service),
     Inspect(inspect::Inspect),
     Benchmark(benchmark::Benchmark),
     Tokenize(tokenize::Tokenize),
@@ -77,6 +95,16 @@ fn command_line() -> Result<Exit, Failure> {
     match arguments.command {
         Some(Command::Run(command)) => command.execute(),
         Some(Command::Serve(command)) => command.execute(),
+        Some(Command::Setup(command)) => command.execute(),
+        Some(Command::Start(command)) => command.execute(),
+        Some(Command::Stop(command)) => command.execute(),
+        Some(Command::Restart(command)) => command.execute(),
+        Some(Command::Status(command)) => command.execute(),
+        Some(Command::Logs(command)) => command.execute(),
+        Some(Command::P2p(command)) => command.execute(),
+        Some(Command::Identity(command)) => command.execute(),
+        Some(Command::Config(command)) => command.execute(),
+        Some(Command::Service(command)) => command.execute(),
         Some(Command::Inspect(command)) => command.execute(),
         Some(Command::Benchmark(command)) => command.execute(),
         Some(Command::Tokenize(command)) => command.execute(),
@@ -126,7 +154,10 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         let help = Arguments::from_args(&["kwaainet"], &["--help"]).map(|_| ()).unwrap_err();
-        for command in ["run", "serve", "inspect", "benchmark", "tokenize"] {
+        for command in [
+            "run", "serve", "setup", "start", "stop", "restart", "status", "logs", "p2p", "identity", "config",
+            "service", "inspect", "benchmark", "tokenize",
+        ] {
             assert!(help.output.contains(command), "{}", help.output);
             let help = Arguments::from_args(&["kwaainet"], &[command, "--help"]).map(|_| ()).unwrap_err();
             assert!(help.status.is_ok());
