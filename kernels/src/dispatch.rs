@@ -48,7 +48,7 @@ macro_rules! call {
     };
 }
 
-/// Sums of a strip: `[token][row]`.
+/// Sums of strips: `[token][row]`.
 type Sums<'a> = &'a mut [[f32; PANEL_ROWS]];
 
 impl KernelSet {
@@ -76,19 +76,13 @@ impl KernelSet {
         PINNED.unwrap_or(self)
     }
 
-    /// A panel of a format that has panels.
-    pub(crate) fn strip_panel(self, format: Format, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        match format {
-            Format::Q4_0 => self.strip_q4_0(panel, x, out),
-            Format::Q8_0 => self.strip_q8_0(panel, x, out),
-            Format::Q4K => self.strip_q4_k(panel, x, out),
-            Format::Q6K => self.strip_q6_k(panel, x, out),
-            _ => unreachable!("{} has no panels", format.name()),
-        }
+    /// One panel or [`crate::PANELS_TOGETHER`]; `out` is `[panel][token]`.
+    pub(crate) fn multiply_panels(self, format: Format, panels: &[u8], x: &Codes<'_>, out: Sums<'_>) {
+        call!(self, multiply_panels(format, panels, x, out))
     }
 
-    /// Rows of a float format.
-    pub(crate) fn strip_floats(
+    /// Up to eight rows of a float format.
+    pub(crate) fn multiply_floats(
         self,
         format: Format,
         rows: &[u8],
@@ -96,48 +90,30 @@ impl KernelSet {
         x: &Floats<'_>,
         out: Sums<'_>,
     ) {
-        match format {
-            Format::F32 => self.strip_f32(rows, count, x, out),
-            Format::F16 => self.strip_f16(rows, count, x, out),
-            Format::BF16 => self.strip_bf16(rows, count, x, out),
-            _ => unreachable!("{} is no float format", format.name()),
-        }
+        call!(self, multiply_floats(format, rows, count, x, out))
     }
 
-    fn strip_q4_0(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q4_0(panel, x, out))
+    /// Up to eight rows of a quantised format in the file's order.
+    pub(crate) fn multiply_rows(
+        self,
+        format: Format,
+        rows: &[u8],
+        count: usize,
+        x: &Codes<'_>,
+        out: Sums<'_>,
+    ) {
+        call!(self, multiply_rows(format, rows, count, x, out))
     }
 
-    fn strip_q8_0(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q8_0(panel, x, out))
-    }
-
-    fn strip_q4_k(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q4_k(panel, x, out))
-    }
-
-    fn strip_q6_k(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q6_k(panel, x, out))
-    }
-
-    fn strip_f32(self, rows: &[u8], count: usize, x: &Floats<'_>, out: Sums<'_>) {
-        call!(self, strip_f32(rows, count, x, out))
-    }
-
-    fn strip_f16(self, rows: &[u8], count: usize, x: &Floats<'_>, out: Sums<'_>) {
-        call!(self, strip_f16(rows, count, x, out))
-    }
-
-    fn strip_bf16(self, rows: &[u8], count: usize, x: &Floats<'_>, out: Sums<'_>) {
-        call!(self, strip_bf16(rows, count, x, out))
-    }
-
-    pub(crate) fn strip_rows(self, format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_rows(format, rows, count, x, out))
-    }
-
-    pub(crate) fn quantize_row(self, values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-        call!(self, quantize_row(values, codes, scales, sums))
+    pub(crate) fn quantize_tile(
+        self,
+        values: &[f32],
+        tokens: usize,
+        codes: &mut [i8],
+        scales: &mut [f32],
+        sums: &mut [[i16; 2]],
+    ) {
+        call!(self, quantize_tile(values, tokens, codes, scales, sums))
     }
 
     pub(crate) fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {

@@ -10,7 +10,7 @@ use crate::limits::{QUANTIZE_VALUES_ALONE_MAX, ROW_VALUES_ALONE_MAX};
 use crate::matmul::{self, Product};
 use crate::parallel::for_each_row;
 use crate::rope::RopeTable;
-use crate::{Activations, KV_PAGE_TOKENS, Parallel, QUANT_BLOCK, attention};
+use crate::{Activations, INTERLEAVED_TOKENS, KV_PAGE_TOKENS, Parallel, QUANT_BLOCK, attention};
 
 /// The arithmetic of a block on one kernel set; chosen once at start, then copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -94,24 +94,23 @@ impl Kernels {
     pub fn quantize(self, pool: &dyn Parallel, x: &mut Activations) {
         let (tokens, columns) = (x.tokens(), x.columns());
         let padded = columns.next_multiple_of(QUANT_BLOCK);
-        let (blocks, halves) = (padded / QUANT_BLOCK, padded / (QUANT_BLOCK / 2));
         let (values, codes, scales, sums) = x.quantize_parts();
         let (codes, scales, sums) = (Disjoint::new(codes), Disjoint::new(scales), Disjoint::new(sums));
-        let row = |token: usize| {
-            // SAFETY: every token is taken once, and its parts belong to no other.
-            let (codes, scales, sums) = unsafe {
-                (
-                    codes.part(token * padded..(token + 1) * padded),
-                    scales.part(token * blocks..(token + 1) * blocks),
-                    sums.part(token * halves..(token + 1) * halves),
-                )
-            };
-            self.set.quantize_row(&values[token * columns..(token + 1) * columns], codes, scales, sums);
+        let tile = |tile: usize| {
+            let first = tile * INTERLEAVED_TOKENS;
+            let end = tokens.min(first + INTERLEAVED_TOKENS);
+            let (start, blocks) = (first * padded, first * padded / QUANT_BLOCK..end * padded / QUANT_BLOCK);
+            // SAFETY: every tile is taken once, and its parts belong to no other.
+            let (codes, scales, sums) =
+                unsafe { (codes.part(start..end * padded), scales.part(blocks.clone()), sums.part(blocks)) };
+            let values = &values[first * columns..end * columns];
+            self.set.quantize_tile(values, end - first, codes, scales, sums);
         };
+        let tiles = tokens.div_ceil(INTERLEAVED_TOKENS);
         if values.len() <= QUANTIZE_VALUES_ALONE_MAX {
-            (0..tokens).for_each(row);
+            (0..tiles).for_each(tile);
         } else {
-            pool.run(tokens, &row);
+            pool.run(tiles, &tile);
         }
     }
 

@@ -7,19 +7,61 @@ pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
+use crate::{INTERLEAVED_TOKENS, QUANT_BLOCK};
+
 /// Columns whose codes are summed in advance.
 pub(crate) const SUM_COLUMNS: usize = 16;
 
-/// A tile of quantised activations, token-major; `columns` is a multiple of 32.
+/// Quantised activations; `columns` is a multiple of 32.
+///
+/// Tokens are interleaved in tiles of [`INTERLEAVED_TOKENS`], the last tile having what remains: so few
+/// pointers and whole cache lines serve all tokens of a tile, and a single token is a plain row.
+#[derive(Clone, Copy)]
 pub(crate) struct Codes<'a> {
     pub tokens: usize,
     pub columns: usize,
-    /// `[tokens][columns]`
+    /// `[tile][group of 32 columns][token of the tile][32]`
     pub codes: &'a [i8],
-    /// `[tokens][columns / 32]`
+    /// `[tile][group][token of the tile]`
     pub scales: &'a [f32],
-    /// Sums of codes, `[tokens][columns / 16]`
-    pub sums: &'a [i32],
+    /// Sums of the codes of both halves, `[tile][group][token of the tile]`.
+    pub sums: &'a [[i16; 2]],
+}
+
+/// 32 columns of one token.
+pub(crate) struct CodesBlock<'a> {
+    pub codes: &'a [i8; QUANT_BLOCK],
+    pub scale: f32,
+    /// Sums of the codes of both halves.
+    pub sums: [i16; 2],
+}
+
+impl<'a> Codes<'a> {
+    /// Tile by tile.
+    pub fn tiles(self) -> impl Iterator<Item = Codes<'a>> {
+        (0..self.tokens).step_by(INTERLEAVED_TOKENS).map(move |first| {
+            let tokens = INTERLEAVED_TOKENS.min(self.tokens - first);
+            let range = first * self.columns..(first + tokens) * self.columns;
+            let groups = range.start / QUANT_BLOCK..range.end / QUANT_BLOCK;
+            Codes {
+                tokens,
+                columns: self.columns,
+                codes: &self.codes[range],
+                scales: &self.scales[groups.clone()],
+                sums: &self.sums[groups],
+            }
+        })
+    }
+
+    /// Group `group` of token `token`.
+    #[inline(always)]
+    pub fn block(&self, token: usize, group: usize) -> CodesBlock<'a> {
+        let first = token / INTERLEAVED_TOKENS * INTERLEAVED_TOKENS;
+        let tokens = INTERLEAVED_TOKENS.min(self.tokens - first);
+        let index = first * (self.columns / QUANT_BLOCK) + group * tokens + token - first;
+        let codes = self.codes[index * QUANT_BLOCK..].first_chunk().expect("groups are whole");
+        CodesBlock { codes, scale: self.scales[index], sums: self.sums[index] }
+    }
 }
 
 /// A tile of float activations, token-major.

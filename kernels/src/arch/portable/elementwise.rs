@@ -137,27 +137,40 @@ pub(crate) fn rope_rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], pair
     }
 }
 
-/// Codes, scales and sums of one row, as [`crate::Activations`] describes; a short last block is filled up
-/// with zeros.
-///
-/// `codes` is a multiple of 32 long, `scales` a code's 32nd, `sums` its 16th part.
-pub(crate) fn quantize_row(values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let blocks = values.chunks(QUANT_BLOCK).zip(codes.chunks_exact_mut(QUANT_BLOCK));
-    for ((values, codes), scale) in blocks.zip(scales) {
-        let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-        let inverse = 127.0 / largest;
-        codes.fill(0);
-        if inverse == f32::INFINITY {
-            *scale = 0.0;
-            continue;
-        }
-        *scale = largest / 127.0;
-        for (code, value) in codes.iter_mut().zip(values) {
-            *code = round_ties_even(*value * inverse) as i8;
-        }
+/// Quantises up to 32 values, filled up with zeros, as [`crate::Activations`] describes; returns their scale.
+pub(crate) fn quantize_block(values: &[f32], codes: &mut [i8; QUANT_BLOCK]) -> f32 {
+    let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    let inverse = 127.0 / largest;
+    codes.fill(0);
+    if inverse == f32::INFINITY {
+        return 0.0;
     }
-    for (codes, sum) in codes.chunks_exact(SUM_COLUMNS).zip(sums) {
-        *sum = codes.iter().map(|code| i32::from(*code)).sum();
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = round_ties_even(*value * inverse) as i8;
+    }
+    largest / 127.0
+}
+
+/// Codes, scales and sums of the rows of one tile, interleaved as [`crate::arch::Codes`] describes.
+///
+/// `values` is `tokens` rows; `codes` holds as many, each filled up to a multiple of 32, `scales` and `sums` a
+/// 32nd of that.
+pub(crate) fn quantize_tile(
+    values: &[f32],
+    tokens: usize,
+    codes: &mut [i8],
+    scales: &mut [f32],
+    sums: &mut [[i16; 2]],
+) {
+    let columns = values.len() / tokens;
+    let blocks = codes.as_chunks_mut().0.iter_mut().zip(scales).zip(sums).enumerate();
+    for (index, ((codes, scale), sums)) in blocks {
+        let row = &values[index % tokens * columns..][..columns];
+        let start = index / tokens * QUANT_BLOCK;
+        *scale = quantize_block(&row[start..columns.min(start + QUANT_BLOCK)], codes);
+        for (half, sum) in sums.iter_mut().enumerate() {
+            *sum = codes[half * SUM_COLUMNS..][..SUM_COLUMNS].iter().map(|code| i16::from(*code)).sum();
+        }
     }
 }
 

@@ -23,10 +23,10 @@ mod rows;
 use core::arch::x86_64::*;
 
 pub(crate) use attention::{attend, store_head};
-pub(crate) use elementwise::{add, geglu, quantize_row, rms_norm, rope_rotate, scale, softmax, swiglu};
-pub(crate) use floats::{strip_bf16, strip_f16, strip_f32};
-pub(crate) use quantised::{strip_q4_0, strip_q4_k, strip_q6_k, strip_q8_0};
-pub(crate) use rows::strip_rows;
+pub(crate) use elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};
+pub(crate) use floats::multiply_floats;
+pub(crate) use quantised::multiply_panels;
+pub(crate) use rows::multiply_rows;
 
 /// Whether this CPU has the features; without `std` whether the build takes them for granted.
 pub(crate) fn runs_here() -> bool {

@@ -15,7 +15,8 @@
 use core::arch::x86_64::*;
 
 use super::load_halves;
-use crate::arch::Codes;
+use crate::arch::{Codes, portable};
+use crate::{Format, INTERLEAVED_TOKENS, QUANT_BLOCK};
 
 /// Tokens that share one walk over a panel: four integer and four float accumulators, with the weights and
 /// the masks beside them, fill the sixteen registers.
@@ -31,8 +32,10 @@ const PREFETCH_BYTES: usize = 12288;
 struct Tile {
     codes: *const i8,
     scales: *const f32,
-    sums: *const i32,
+    sums: *const [i16; 2],
     columns: usize,
+    /// Tokens that are interleaved with these, they included.
+    stride: usize,
 }
 
 impl Tile {
@@ -45,7 +48,8 @@ impl Tile {
     unsafe fn word(&self, token: usize, column: usize) -> __m256i {
         // SAFETY: in bounds by the contract; the read asks for no alignment.
         _mm256_set1_epi32(unsafe {
-            self.codes.add(token * self.columns + column).cast::<i32>().read_unaligned()
+            let group = column / 32 * self.stride + token;
+            self.codes.add(32 * group + column % 32).cast::<i32>().read_unaligned()
         })
     }
 
@@ -57,29 +61,20 @@ impl Tile {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn scale(&self, token: usize, column: usize) -> __m256 {
         // SAFETY: in bounds by the contract.
-        _mm256_set1_ps(unsafe { *self.scales.add(token * (self.columns / 32) + column / 32) })
+        _mm256_set1_ps(unsafe { *self.scales.add(column / 32 * self.stride + token) })
     }
 
-    /// The sum of the codes of the 16 columns from `column` on, in every lane.
-    ///
-    /// # Safety
-    /// The token is in the tile and has the columns `column..column + 16`.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn sum16(&self, token: usize, column: usize) -> __m256i {
-        // SAFETY: in bounds by the contract.
-        _mm256_set1_epi32(unsafe { *self.sums.add(token * (self.columns / 16) + column / 16) })
-    }
-
-    /// The sum of the codes of the 32 columns from `column` on, in every lane.
+    /// The sums of the codes of both halves of the 32 columns from `column` on, in every lane of 32 bits.
     ///
     /// # Safety
     /// The token is in the tile and has the columns `column..column + 32`.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn sum32(&self, token: usize, column: usize) -> __m256i {
-        // SAFETY: the same contract.
-        unsafe { _mm256_add_epi32(self.sum16(token, column), self.sum16(token, column + 16)) }
+    unsafe fn sums(&self, token: usize, column: usize) -> __m256i {
+        // SAFETY: in bounds by the contract; two numbers of 16 bits are one of 32.
+        _mm256_set1_epi32(unsafe {
+            self.sums.add(column / 32 * self.stride + token).cast::<i32>().read_unaligned()
+        })
     }
 }
 
@@ -164,8 +159,8 @@ impl Panel for Q4_0 {
                 }
             }
             for t in 0..T {
-                let offset = _mm256_slli_epi32::<3>(x.sum32(t, column));
-                let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum_pairs(sums[t]), offset));
+                let offset = _mm256_madd_epi16(x.sums(t, column), _mm256_set1_epi16(-8));
+                let sum = _mm256_cvtepi32_ps(_mm256_add_epi32(sum_pairs(sums[t]), offset));
                 acc[t] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, x.scale(t, column)), acc[t]);
             }
         }
@@ -242,7 +237,7 @@ impl Panel for Q4K {
                         let sum = _mm256_cvtepi32_ps(sum_pairs(sums[t]));
                         acc[t] = _mm256_fmadd_ps(sum, _mm256_mul_ps(row_scale, token_scale), acc[t]);
                         // Negated as an integer, so that no sum gives a zero of the other sign.
-                        let sum = _mm256_sub_epi32(_mm256_setzero_si256(), x.sum32(t, column));
+                        let sum = _mm256_madd_epi16(x.sums(t, column), _mm256_set1_epi16(-1));
                         let product = _mm256_mul_ps(row_min, token_scale);
                         acc[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), product, acc[t]);
                     }
@@ -308,9 +303,7 @@ unsafe fn q6_quarter<const QUARTER: usize, const T: usize>(
         }
         for t in 0..T {
             // Codes count from -32: 32 * (scale_a * sum_a + scale_b * sum_b) too much so far.
-            let sum_b = _mm256_slli_epi32::<16>(x.sum16(t, column + 16));
-            let token_sums = _mm256_blend_epi16::<0xAA>(x.sum16(t, column), sum_b);
-            let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(token_sums, both));
+            let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(x.sums(t, column), both));
             let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[t], offset));
             acc[t] = _mm256_fmadd_ps(sum, _mm256_mul_ps(scale, x.scale(t, column)), acc[t]);
         }
@@ -367,55 +360,51 @@ unsafe fn tile<P: Panel, const T: usize>(panel: *const u8, x: &Tile, out: &mut [
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn strip<P: Panel>(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
-    let blocks = x.columns / P::COLUMNS;
-    assert!(blocks * P::COLUMNS == x.columns && panel.len() == blocks * P::BYTES, "a panel of other columns");
-    assert!(x.codes.len() == x.tokens * x.columns, "codes of other columns");
-    assert!(x.scales.len() == x.tokens * (x.columns / 32), "scales of other columns");
-    assert!(x.sums.len() == x.tokens * (x.columns / 16), "sums of other columns");
-    assert!(out.len() == x.tokens, "results of other tokens");
-    let mut token = 0;
-    for out in out.chunks_mut(TOKENS_TILE) {
-        // SAFETY: the three offsets are in their slices, whose lengths were checked above, and so are the
-        // `out.len()` tokens from there on; the panel has its blocks; the features are this function's own.
-        unsafe {
-            let x = Tile {
-                codes: x.codes.as_ptr().add(token * x.columns),
-                scales: x.scales.as_ptr().add(token * (x.columns / 32)),
-                sums: x.sums.as_ptr().add(token * (x.columns / 16)),
-                columns: x.columns,
-            };
-            match out.len() {
-                1 => tile::<P, 1>(panel.as_ptr(), &x, out, token == 0),
-                2 => tile::<P, 2>(panel.as_ptr(), &x, out, token == 0),
-                3 => tile::<P, 3>(panel.as_ptr(), &x, out, token == 0),
-                _ => tile::<P, TOKENS_TILE>(panel.as_ptr(), &x, out, token == 0),
+fn multiply<P: Panel>(panels: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
+    let panel_bytes = x.columns / P::COLUMNS * P::BYTES;
+    assert!(x.columns.is_multiple_of(P::COLUMNS), "a panel of other columns");
+    assert!(panels.len() * x.tokens == panel_bytes * out.len(), "results of other panels or tokens");
+    for (index, out) in out.chunks_exact_mut(x.tokens.max(1)).enumerate() {
+        let panel = &panels[index * panel_bytes..][..panel_bytes];
+        for (tile_index, (x, out)) in x.tiles().zip(out.chunks_mut(INTERLEAVED_TOKENS)).enumerate() {
+            let groups = x.columns / QUANT_BLOCK * x.tokens;
+            assert!(x.codes.len() == groups * QUANT_BLOCK, "codes of other columns");
+            assert!(x.scales.len() == groups && x.sums.len() == groups, "scales of other columns");
+            let mut token = 0;
+            for out in out.chunks_mut(TOKENS_TILE) {
+                let first = tile_index == 0 && token == 0;
+                // SAFETY: the `out.len()` tokens from `token` on are in the tile, whose lengths were checked
+                // above; the panel has its blocks; the features are this function's own.
+                unsafe {
+                    let x = Tile {
+                        codes: x.codes.as_ptr().wrapping_add(QUANT_BLOCK * token),
+                        scales: x.scales.as_ptr().wrapping_add(token),
+                        sums: x.sums.as_ptr().wrapping_add(token),
+                        columns: x.columns,
+                        stride: x.tokens,
+                    };
+                    match out.len() {
+                        1 => tile::<P, 1>(panel.as_ptr(), &x, out, first),
+                        2 => tile::<P, 2>(panel.as_ptr(), &x, out, first),
+                        3 => tile::<P, 3>(panel.as_ptr(), &x, out, first),
+                        _ => tile::<P, TOKENS_TILE>(panel.as_ptr(), &x, out, first),
+                    }
+                }
+                token += out.len();
             }
         }
-        token += out.len();
     }
 }
 
-/// One Q4_0 panel times every token; `out[token][row]`. Panics when lengths do not belong together.
+/// One or two panels times every token; `out` is `[panel][token][row]`. Panics when lengths do not belong
+/// together.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_q4_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
-    strip::<Q4_0>(panel, x, out);
-}
-
-/// One Q8_0 panel times every token; `out[token][row]`. Panics when lengths do not belong together.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_q8_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
-    strip::<Q8_0>(panel, x, out);
-}
-
-/// One Q4_K panel times every token; `out[token][row]`. Panics when lengths do not belong together.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_q4_k(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
-    strip::<Q4K>(panel, x, out);
-}
-
-/// One Q6_K panel times every token; `out[token][row]`. Panics when lengths do not belong together.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_q6_k(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
-    strip::<Q6K>(panel, x, out);
+pub(crate) fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
+    match format {
+        Format::Q4_0 => multiply::<Q4_0>(panels, x, out),
+        Format::Q8_0 => multiply::<Q8_0>(panels, x, out),
+        Format::Q4K => multiply::<Q4K>(panels, x, out),
+        Format::Q6K => multiply::<Q6K>(panels, x, out),
+        _ => portable::multiply_panels(format, panels, x, out),
+    }
 }
