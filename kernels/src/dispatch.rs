@@ -7,7 +7,7 @@
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::avx2;
 use crate::arch::{Codes, Floats, HeadGroup, portable};
-use crate::{Format, KvKind, PANEL_ROWS, RopePairing};
+use crate::{Format, HalfSums, KvKind, PANEL_ROWS, RopePairing};
 
 /// A family of kernels for one kind of chip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,7 +111,7 @@ impl KernelSet {
         tokens: usize,
         codes: &mut [i8],
         scales: &mut [f32],
-        sums: &mut [[i16; 2]],
+        sums: &mut [HalfSums],
     ) {
         call!(self, quantize_tile(values, tokens, codes, scales, sums))
     }

@@ -38,7 +38,7 @@ pub use formats::{Format, decode};
 pub use half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use kernels::{Kernels, UnavailableError};
 pub use matmul::Product;
-pub use matrix::{Activations, Layout, Matrix, ShapeError};
+pub use matrix::{Activations, HalfSums, Layout, Matrix, ShapeError};
 pub use parallel::{Parallel, Sequential, for_each_row};
 pub use rope::{RopePairing, RopeScaling, RopeTable};
 

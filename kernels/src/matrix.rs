@@ -165,6 +165,9 @@ impl<'a> Matrix<'a> {
     }
 }
 
+/// Sums of the codes of the two halves of 32 columns; as a pair, because one instruction multiplies and adds both.
+pub type HalfSums = [i16; 2];
+
 /// Rows of activations: floats and, after [`crate::Kernels::quantize`], 8-bit codes with one scale for 32
 /// columns.
 ///
@@ -180,7 +183,7 @@ pub struct Activations {
     values: Vec<f32>,
     codes: Vec<i8>,
     scales: Vec<f32>,
-    sums: Vec<[i16; 2]>,
+    sums: Vec<HalfSums>,
 }
 
 impl Activations {
@@ -244,7 +247,7 @@ impl Activations {
     ///
     /// Tokens are interleaved in tiles of [`crate::INTERLEAVED_TOKENS`], the last one having what remains:
     /// `[tile][group of 32 columns][token of the tile]`.
-    pub fn quantized(&self) -> Option<(&[i8], &[f32], &[[i16; 2]])> {
+    pub fn quantized(&self) -> Option<(&[i8], &[f32], &[HalfSums])> {
         let x = self.codes(0..self.tokens);
         self.quantized.then_some((x.codes, x.scales, x.sums))
     }
@@ -255,7 +258,7 @@ impl Activations {
     }
 
     /// Values to read with the buffers of codes, scales and sums to fill; marks the codes as valid.
-    pub(crate) fn quantize_parts(&mut self) -> (&[f32], &mut [i8], &mut [f32], &mut [[i16; 2]]) {
+    pub(crate) fn quantize_parts(&mut self) -> (&[f32], &mut [i8], &mut [f32], &mut [HalfSums]) {
         self.quantized = true;
         let codes = self.tokens * self.columns.next_multiple_of(QUANT_BLOCK);
         (

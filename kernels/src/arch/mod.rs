@@ -7,7 +7,7 @@ pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
-use crate::{INTERLEAVED_TOKENS, QUANT_BLOCK};
+use crate::{HalfSums, INTERLEAVED_TOKENS, QUANT_BLOCK};
 
 /// Columns whose codes are summed in advance.
 pub(crate) const SUM_COLUMNS: usize = 16;
@@ -25,7 +25,7 @@ pub(crate) struct Codes<'a> {
     /// `[tile][group][token of the tile]`
     pub scales: &'a [f32],
     /// Sums of the codes of both halves, `[tile][group][token of the tile]`.
-    pub sums: &'a [[i16; 2]],
+    pub sums: &'a [HalfSums],
 }
 
 /// 32 columns of one token.
@@ -33,7 +33,7 @@ pub(crate) struct CodesBlock<'a> {
     pub codes: &'a [i8; QUANT_BLOCK],
     pub scale: f32,
     /// Sums of the codes of both halves.
-    pub sums: [i16; 2],
+    pub sums: HalfSums,
 }
 
 impl<'a> Codes<'a> {

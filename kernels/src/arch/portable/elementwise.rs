@@ -2,7 +2,7 @@
 
 use crate::arch::SUM_COLUMNS;
 use crate::math::{fused, reduce16, round_ties_even, square_root};
-use crate::{QUANT_BLOCK, RopePairing};
+use crate::{HalfSums, QUANT_BLOCK, RopePairing};
 
 /// Below this `exp` is zero (the true value is below 1.7e-38).
 pub(crate) const EXP_LOW: f32 = -87.0;
@@ -160,7 +160,7 @@ pub(crate) fn quantize_tile(
     tokens: usize,
     codes: &mut [i8],
     scales: &mut [f32],
-    sums: &mut [[i16; 2]],
+    sums: &mut [HalfSums],
 ) {
     let columns = values.len() / tokens;
     let blocks = codes.as_chunks_mut().0.iter_mut().zip(scales).zip(sums).enumerate();

@@ -9,7 +9,7 @@
 use core::arch::x86_64::*;
 
 use crate::arch::portable;
-use crate::{QUANT_BLOCK, RopePairing};
+use crate::{HalfSums, QUANT_BLOCK, RopePairing};
 
 /// e^x in eight lanes, by the steps of the portable one.
 #[inline]
@@ -80,7 +80,7 @@ pub(crate) fn quantize_tile(
     tokens: usize,
     codes: &mut [i8],
     scales: &mut [f32],
-    sums: &mut [[i16; 2]],
+    sums: &mut [HalfSums],
 ) {
     let columns = values.len() / tokens;
     let blocks = codes.as_chunks_mut().0.iter_mut().zip(scales).zip(sums).enumerate();

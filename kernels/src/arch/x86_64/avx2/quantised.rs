@@ -16,7 +16,7 @@ use core::arch::x86_64::*;
 
 use super::load_halves;
 use crate::arch::{Codes, portable};
-use crate::{Format, INTERLEAVED_TOKENS, QUANT_BLOCK};
+use crate::{Format, HalfSums, INTERLEAVED_TOKENS, QUANT_BLOCK};
 
 /// Tokens that share one walk over a panel: four integer and four float accumulators, with the weights and
 /// the masks beside them, fill the sixteen registers.
@@ -32,7 +32,7 @@ const PREFETCH_BYTES: usize = 12288;
 struct Tile {
     codes: *const i8,
     scales: *const f32,
-    sums: *const [i16; 2],
+    sums: *const HalfSums,
     columns: usize,
     /// Tokens that are interleaved with these, they included.
     stride: usize,
