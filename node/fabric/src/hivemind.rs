@@ -1,0 +1,32 @@
+//! The Hivemind DHT: where nodes of Hivemind, Petals and KwaaiNet find each other's records.
+//!
+//! It is apart from libp2p's Kademlia, which finds the addresses of a peer: this one keeps small records with
+//! an expiration, under 160-bit keys, on the nodes nearest to them. Wire protocols, section 4, describes it;
+//! [`Dht`] is a node of it, client and server. The rest are what other peers ask of a node that wants to be
+//! found and counted: [`announce`] says what it serves, [`petals`] answers `rpc_info`, [`reachability`] answers
+//! `rpc_check`.
+//!
+//! It asks and answers through [`crate::call`] alone, so a test's network is as good as a real one.
+
+use std::fmt;
+
+pub mod dictionary;
+pub mod id;
+pub mod limits;
+pub mod messages;
+pub mod msgpack;
+mod protobuf;
+mod routing;
+mod storage;
+
+/// Why a message or a record from elsewhere is refused, in a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Malformed(pub String);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}
