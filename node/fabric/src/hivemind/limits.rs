@@ -27,6 +27,13 @@ pub const CALLS_PER_PEER_MAX: usize = 8;
 /// Longest time that answering a call may take: the callers wait 3 s.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 
+/// Bytes that a result with neighbours alone takes in an answer, at most: twenty of them, 62 bytes each.
+pub const RESULT_BYTES_MAX: usize = 2048;
+/// Bytes of records in one of our store requests, so that message and envelope stay within what others take.
+pub const BATCH_BYTES_MAX: usize = MESSAGE_BYTES_MAX - (16 << 10);
+/// Keys that are worked on before other tasks get their turn: some hundred microseconds.
+pub const KEYS_AT_ONCE: usize = 32;
+
 // msgpack.
 
 /// Deepest nesting of lists, maps and tuples. Records have four levels.
@@ -79,6 +86,8 @@ pub const UPKEEP_PERIOD: Duration = Duration::from_secs(60);
 
 /// Longest wait for one answer (the protocol's own).
 pub const CALL_TIME_MAX: Duration = Duration::from_secs(3);
+/// Longest wait for a bootstrap peer: it may have to be found and dialled, and calls us back.
+pub const JOIN_TIME_MAX: Duration = Duration::from_secs(8);
 /// Calls of one search under way at one time (Hivemind's `num_workers`).
 pub const SEARCH_CALLS_MAX: usize = 4;
 /// Nearest nodes that a search visits for each key (Hivemind's beam).
@@ -91,8 +100,8 @@ pub const SEARCH_CALLS_TOTAL_MAX: usize = 512;
 pub const REPLICAS: usize = 5;
 /// Store calls under way at one time.
 pub const STORE_CALLS_MAX: usize = 8;
-/// Newcomers that are being handed their records at one time; others get them when they are renewed.
-pub const HANDOVERS_MAX: usize = 4;
+/// Errands under way at one time: newcomers that are handed their records, copies, questions to the silent.
+pub const ERRANDS_MAX: usize = 16;
 /// Keys handed to one newcomer at most.
 pub const HANDOVER_KEYS_MAX: usize = 1024;
 /// First pause after a peer's failure; it doubles with each further one (Hivemind's).
@@ -119,7 +128,10 @@ pub const NEXT_PINGS_MAX: usize = 16;
 /// Most adapters in an announcement.
 pub const ADAPTERS_MAX: usize = 64;
 
-// Reachability.
+// Reachability and information.
+
+/// Longest request and answer of `rpc_check` and `rpc_info`, in bytes. Answers with schemas have 1300.
+pub const INFO_BYTES_MAX: usize = 16 << 10;
 
 /// Longest wait for a peer's answer about another (Petals').
 pub const REACHABILITY_TIME_MAX: Duration = Duration::from_secs(10);

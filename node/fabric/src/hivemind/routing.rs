@@ -92,11 +92,6 @@ impl Table {
         self.buckets.iter().flat_map(|bucket| bucket.members.iter().map(|member| member.node))
     }
 
-    /// The id of a peer in the table.
-    pub fn id_of(&self, peer: &PeerId) -> Option<Id> {
-        self.ids.get(peer).copied()
-    }
-
     /// Takes note that a node was heard of.
     pub fn heard_of(&mut self, node: Node, now: Instant) -> Seen {
         if node.id == self.own {
@@ -260,10 +255,10 @@ mod tests {
         }
         let (oldest, newcomer) = waits.expect("a bucket fills");
         assert!(members.contains(&oldest));
-        assert_eq!(table.id_of(&newcomer.peer), None);
+        assert_eq!(table.ids.get(&newcomer.peer), None);
         table.remove(&oldest.peer);
-        assert_eq!(table.id_of(&newcomer.peer), Some(newcomer.id));
-        assert_eq!(table.id_of(&oldest.peer), None);
+        assert_eq!(table.ids.get(&newcomer.peer), Some(&newcomer.id));
+        assert_eq!(table.ids.get(&oldest.peer), None);
     }
 
     #[test]
