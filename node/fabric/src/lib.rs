@@ -13,6 +13,7 @@ mod error;
 mod fabric;
 mod frames;
 mod gate;
+pub mod hivemind;
 pub mod limits;
 mod peers;
 mod settings;
