@@ -111,7 +111,11 @@ impl Api {
             gauge("inference_waiting", "Requests that wait for a session.", status.waiting),
             total("inference_requests_total", "Requests that were accepted.", status.requests_total),
             total("inference_prompt_tokens_total", "Tokens of prompts.", status.prompt_tokens_total),
-            total("inference_generated_tokens_total", "Tokens that were written.", status.generated_tokens_total),
+            total(
+                "inference_generated_tokens_total",
+                "Tokens that were written.",
+                status.generated_tokens_total,
+            ),
         ]
     }
 

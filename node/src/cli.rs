@@ -47,6 +47,7 @@ enum Command {
     Status(status::Status),
     Logs(logs::Logs),
     P2p(p2p::P2p),
+    Announce(p2p::Announce),
     Identity(identity::IdentityCommand),
     Config(config::ConfigCommand),
     Service(service::Service),
@@ -102,6 +103,7 @@ fn command_line() -> Result<Exit, Failure> {
         Some(Command::Status(command)) => command.execute(),
         Some(Command::Logs(command)) => command.execute(),
         Some(Command::P2p(command)) => command.execute(),
+        Some(Command::Announce(command)) => command.execute(),
         Some(Command::Identity(command)) => command.execute(),
         Some(Command::Config(command)) => command.execute(),
         Some(Command::Service(command)) => command.execute(),
@@ -155,8 +157,21 @@ mod tests {
     fn the_command_line_is_sound() {
         let help = Arguments::from_args(&["kwaainet"], &["--help"]).map(|_| ()).unwrap_err();
         for command in [
-            "run", "serve", "setup", "start", "stop", "restart", "status", "logs", "p2p", "identity", "config",
-            "service", "inspect", "benchmark", "tokenize",
+            "run",
+            "serve",
+            "setup",
+            "start",
+            "stop",
+            "restart",
+            "status",
+            "logs",
+            "p2p",
+            "identity",
+            "config",
+            "service",
+            "inspect",
+            "benchmark",
+            "tokenize",
         ] {
             assert!(help.output.contains(command), "{}", help.output);
             let help = Arguments::from_args(&["kwaainet"], &[command, "--help"]).map(|_| ()).unwrap_err();

@@ -5,8 +5,8 @@
 //! out of its range.
 
 mod file;
-mod kind;
 pub mod keys;
+mod kind;
 
 use std::collections::BTreeMap;
 use std::env;
@@ -151,7 +151,9 @@ pub fn key(name: &str) -> Result<&'static Key, String> {
     let short: String = name.chars().take(64).collect();
     let nearest = KEYS.iter().min_by_key(|key| distance(key.name, &short));
     let nearest = nearest.map_or("", |key| key.name);
-    Err(format!("there is no setting {short}; the nearest is {nearest}, and `kwaainet config list` tells all"))
+    Err(format!(
+        "there is no setting {short}; the nearest is {nearest}, and `kwaainet config list` tells all"
+    ))
 }
 
 /// Edits that turn one name into the other (Levenshtein).

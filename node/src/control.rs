@@ -148,15 +148,19 @@ mod unix {
     /// [`Exit::NotRunning`] if there is none; the node's refusal as [`Exit::Failure`].
     pub fn ask(home: &Path, question: &Value) -> Result<Value, Failure> {
         let failed = |error: io::Error| {
-            Failure::new(Exit::Failure, format!("the running node does not answer on its control socket: {error}"))
+            Failure::new(
+                Exit::Failure,
+                format!("the running node does not answer on its control socket: {error}"),
+            )
         };
-        let mut stream = UnixStream::connect(path(home)).map_err(|error| match crate::lock::running(home) {
-            None => {
-                let message = format!("no node runs in {}; `kwaainet start` starts one", home.display());
-                Failure::new(Exit::NotRunning, message)
-            }
-            Some(_) => failed(error),
-        })?;
+        let mut stream =
+            UnixStream::connect(path(home)).map_err(|error| match crate::lock::running(home) {
+                None => {
+                    let message = format!("no node runs in {}; `kwaainet start` starts one", home.display());
+                    Failure::new(Exit::NotRunning, message)
+                }
+                Some(_) => failed(error),
+            })?;
         stream.set_read_timeout(Some(ANSWER_TIME_MAX + QUESTION_TIME_MAX)).map_err(failed)?;
         stream.set_write_timeout(Some(QUESTION_TIME_MAX)).map_err(failed)?;
         stream.write_all(format!("{question}\n").as_bytes()).map_err(failed)?;

@@ -27,7 +27,10 @@ pub fn folder() -> Option<PathBuf> {
 /// The folder's path, whole, for commands that can't do without; it need not be there.
 pub fn path() -> Result<PathBuf, Failure> {
     let folder = folder().ok_or_else(|| {
-        Failure::new(Exit::Failure, "there is no home folder; set KWAAINET_HOME to a folder of the node's own")
+        Failure::new(
+            Exit::Failure,
+            "there is no home folder; set KWAAINET_HOME to a folder of the node's own",
+        )
     })?;
     std::path::absolute(folder).map_err(|error| {
         Failure::new(Exit::Failure, format!("the home folder's path can't be told: {error}"))
@@ -45,7 +48,9 @@ pub fn inner(home: &Path, name: &str) -> Result<PathBuf, Failure> {
 /// at each start; a sentence says so.
 pub fn cache_folder() -> Option<PathBuf> {
     let Some(home) = folder() else {
-        crate::log::say("There is no home folder to keep packed weights in; set KWAAINET_HOME. Packing into memory.");
+        crate::log::say(
+            "There is no home folder to keep packed weights in; set KWAAINET_HOME. Packing into memory.",
+        );
         return None;
     };
     let folder = home.join("cache");

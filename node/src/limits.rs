@@ -111,3 +111,7 @@ pub const STOP_TIME_MAX: Duration = Duration::from_secs(20);
 pub const FAREWELL_TIME_MAX: Duration = Duration::from_secs(3);
 /// How often the supervisor looks whether the network is there.
 pub const NETWORK_LOOK: Duration = Duration::from_secs(10);
+/// Peers by which the DHT is joined at once: each is asked, and each answers with its neighbours.
+pub const JOIN_PEERS_MAX: usize = 32;
+/// Between the answer to `stop` and the stop.
+pub const LAST_WORD_TIME: Duration = Duration::from_millis(50);

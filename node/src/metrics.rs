@@ -128,7 +128,12 @@ impl DoorCounts {
                 "Connections to the HTTP API.",
                 self.connections.get() as f64,
             ),
-            Metric::one("http_connections", Kind::Gauge, "Connections that are open.", self.open.get() as f64),
+            Metric::one(
+                "http_connections",
+                Kind::Gauge,
+                "Connections that are open.",
+                self.open.get() as f64,
+            ),
             Metric::one(
                 "http_turned_away_total",
                 Kind::Counter,

@@ -6,10 +6,13 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use kwaainet_fabric::hivemind::announce::Announcer;
+use kwaainet_fabric::hivemind::petals::{self, Announcement, Notice, ServedModel, info_handler};
+use kwaainet_fabric::hivemind::reachability::check_handler;
 use kwaainet_fabric::hivemind::{self, Dht};
-use kwaainet_fabric::{Fabric, Multiaddr, Peer, PeerId, Settings, Status};
+use kwaainet_fabric::{Fabric, Multiaddr, Peer, PeerId, PeerState, Settings, Status};
 use kwaainet_trust::Identity;
 use serde_json::{Value, json};
 use smol::Timer;
@@ -20,7 +23,7 @@ use crate::config::{Config, Key, keys};
 use crate::control::Answer;
 use crate::exit::{Exit, Failure};
 use crate::home;
-use crate::limits::{FAREWELL_TIME_MAX, NETWORK_LOOK, PINGS_MAX};
+use crate::limits::{FAREWELL_TIME_MAX, JOIN_PEERS_MAX, NETWORK_LOOK, PINGS_MAX};
 use crate::log;
 use crate::metrics::{Kind, Metric};
 use crate::parts::{Parts, State};
@@ -33,7 +36,11 @@ pub struct Network {
     identity: Identity,
     /// None if the owner wants none.
     settings: Option<Settings>,
+    /// What people see of the node.
+    public_name: Option<String>,
     live: RefCell<Option<Live>>,
+    /// Tells others what the node serves, while the network runs.
+    announcer: RefCell<Option<Announcer>>,
     /// Closed once it is known whether the first attempt came up.
     begins: Sender<()>,
     begun: Receiver<()>,
@@ -49,9 +56,12 @@ struct Live {
 impl Network {
     /// Reads the settings; nothing is opened yet.
     pub fn new(config: &Config, identity: Identity, home: &Path) -> Result<Rc<Network>, Failure> {
-        let settings = if config.is_on(&keys::NETWORK_ENABLED) { Some(settings(config, home)?) } else { None };
+        let settings =
+            if config.is_on(&keys::NETWORK_ENABLED) { Some(settings(config, home)?) } else { None };
+        let public_name = config.text(&keys::NETWORK_PUBLIC_NAME).map(str::to_owned);
+        let (live, announcer) = Default::default();
         let (begins, begun) = bounded(1);
-        Ok(Rc::new(Network { identity, settings, live: RefCell::default(), begins, begun }))
+        Ok(Rc::new(Network { identity, settings, public_name, live, announcer, begins, begun }))
     }
 
     /// Ends once it is known whether the first attempt came up.
@@ -73,7 +83,7 @@ impl Network {
     /// Starts it and watches it; gives the reason when it is over.
     async fn attempt(&self, settings: Settings, parts: &Parts) -> String {
         let bootstrap: Vec<PeerId> = settings.bootstrap.iter().filter_map(peer_of).collect();
-        let begun = self.begin(settings).await;
+        let begun = self.begin(settings, &bootstrap).await;
         self.begins.close();
         let live = match begun {
             Ok(live) => live,
@@ -81,35 +91,61 @@ impl Network {
         };
         parts.set(NAME, State::Running(Instant::now()));
         *self.live.borrow_mut() = Some(live.clone());
-        let join = async {
-            live.dht.join(&bootstrap).await;
-            future::pending().await
-        };
-        let reason = watch(&live.fabric).or(join).await;
+        let reason = watch(&live, &bootstrap).await;
         *self.live.borrow_mut() = None;
+        *self.announcer.borrow_mut() = None;
+        live.fabric.stop().await;
         reason
     }
 
-    async fn begin(&self, settings: Settings) -> Result<Live, String> {
-        let fabric = Fabric::start(self.identity.keypair(), settings).await.map_err(|error| error.to_string())?;
-        let dht = Dht::new(Arc::new(fabric.clone()), hivemind::Settings::default());
-        for (method, limits, handler) in dht.handlers() {
-            fabric.serve_call(method, limits, handler).map_err(|error| error.to_string())?;
+    async fn begin(&self, settings: Settings, bootstrap: &[PeerId]) -> Result<Live, String> {
+        let said = |error: kwaainet_fabric::Error| error.to_string();
+        let fabric = Fabric::start(self.identity.keypair(), settings).await.map_err(said)?;
+        let remote = Arc::new(fabric.clone());
+        let dht = Dht::new(remote, hivemind::Settings::default());
+        let notice = Notice::default();
+        notice
+            .set(self.announcement(petals::State::Offline, None))
+            .map_err(|malformed| malformed.to_string())?;
+        let served = dht.handlers().into_iter();
+        let served =
+            served.chain([info_handler(&dht, notice.clone()), check_handler(fabric.peer_id(), None)]);
+        for (method, limits, handler) in served {
+            fabric.serve_call(method, limits, handler).map_err(said)?;
         }
-        let status = fabric.status().await.map_err(|error| error.to_string())?;
-        for address in &status.listen {
-            log::say(&format!("Peers can connect to {address}/p2p/{}.", status.peer_id));
+        for address in &fabric.status().await.map_err(said)?.listen {
+            log::say(&format!("Peers can connect to {address}."));
         }
+        *self.announcer.borrow_mut() = Some(Announcer::start(dht.clone(), bootstrap, notice));
         Ok(Live { fabric, dht })
+    }
+
+    /// What is told of the node. Without a model nothing is written into the DHT; who asks the node is answered.
+    fn announcement(&self, state: petals::State, model: Option<ServedModel>) -> Announcement {
+        let version = Some(env!("CARGO_PKG_VERSION").to_owned());
+        Announcement {
+            state,
+            model,
+            version,
+            public_name: self.public_name.clone(),
+            ..Announcement::default()
+        }
     }
 
     /// Says farewell to peers, within bounds.
     pub async fn farewell(&self) {
         let Some(live) = self.live.borrow_mut().take() else { return };
+        let announcer = self.announcer.borrow_mut().take();
+        let leave = async {
+            if let Some(announcer) = announcer {
+                announcer.stop().await;
+            }
+            live.fabric.stop().await;
+        };
         let late = async {
             Timer::after(FAREWELL_TIME_MAX).await;
         };
-        live.fabric.stop().or(late).await;
+        leave.or(late).await;
     }
 
     fn live(&self) -> Result<Live, String> {
@@ -122,7 +158,8 @@ impl Network {
         let mut out = json!({"peer_id": self.identity.peer_id().to_string()});
         let Ok(live) = self.live() else { return out };
         let Ok(status) = live.fabric.status().await else { return out };
-        let texts = |addresses: &[Multiaddr]| -> Vec<String> { addresses.iter().map(Multiaddr::to_string).collect() };
+        let texts =
+            |addresses: &[Multiaddr]| -> Vec<String> { addresses.iter().map(Multiaddr::to_string).collect() };
         let states = status.peers.iter().map(|(state, count)| (state.name().to_owned(), json!(count)));
         let dht = live.dht.status();
         out["swarm"] = json!(status.swarm_name);
@@ -147,7 +184,8 @@ impl Network {
     /// Answers what `p2p` commands ask.
     pub async fn answer(&self, word: &str, question: &Value) -> Answer {
         let text = |name: &str| question[name].as_str().unwrap_or_default().to_owned();
-        let peer = || text("peer").parse::<PeerId>().map_err(|_| format!("{:.100} is no PeerId", text("peer")));
+        let peer =
+            || text("peer").parse::<PeerId>().map_err(|_| format!("{:.100} is no PeerId", text("peer")));
         let said = |error: kwaainet_fabric::Error| error.to_string();
         match word {
             "p2p info" => {
@@ -164,8 +202,9 @@ impl Network {
             }
             "p2p peers connect" => {
                 let address = text("address");
-                let address: Multiaddr =
-                    address.parse().map_err(|error| format!("{address:.200} is no libp2p address: {error}"))?;
+                let address: Multiaddr = address
+                    .parse()
+                    .map_err(|error| format!("{address:.200} is no libp2p address: {error}"))?;
                 let peer = self.live()?.fabric.connect(address).await.map_err(said)?;
                 Ok(json!(peer.to_string()))
             }
@@ -177,6 +216,16 @@ impl Network {
                     times_ms.push(json!(time.as_secs_f64() * 1e3));
                 }
                 Ok(times_ms.into())
+            }
+            "announce" => {
+                self.live()?;
+                let is_wanted = question["demo"].as_bool().unwrap_or(false);
+                // What was announced once is not forgotten but said to be gone.
+                let state = if is_wanted { petals::State::Online } else { petals::State::Offline };
+                let announcer = self.announcer.borrow();
+                let announcer = announcer.as_ref().ok_or("the network does not run yet")?;
+                let said = announcer.say(self.announcement(state, Some(demo())));
+                said.map(|()| json!({"prefix": DEMO})).map_err(|malformed| malformed.to_string())
             }
             _ => Err(format!("the node does not know the question {word:.50}")),
         }
@@ -208,7 +257,11 @@ fn fabric_metrics(status: &Status) -> Vec<Metric> {
         total("received_bytes_total", "Bytes from peers.", counts.bytes_received),
         total("sent_bytes_total", "Bytes to peers.", counts.bytes_sent),
         total("streams_refused_total", "Streams of peers that were refused.", counts.streams_refused),
-        total("connections_refused_total", "Connections of peers that were refused.", counts.connections_refused),
+        total(
+            "connections_refused_total",
+            "Connections of peers that were refused.",
+            counts.connections_refused,
+        ),
         total("calls_made_total", "Calls to peers.", counts.calls_made),
         total("calls_failed_total", "Calls to peers that failed.", counts.calls_failed),
         total("calls_answered_total", "Calls of peers that were answered.", counts.calls_answered),
@@ -217,8 +270,9 @@ fn fabric_metrics(status: &Status) -> Vec<Metric> {
 }
 
 fn peer_json(peer: &Peer) -> Value {
-    let failures = kwaainet_fabric::PeerState::ALL.iter().zip(&peer.failures);
-    let failures = failures.filter_map(|(state, reason)| Some((state.name().to_owned(), json!(reason.as_ref()?))));
+    let failures = PeerState::ALL.iter().zip(&peer.failures);
+    let failures =
+        failures.filter_map(|(state, reason)| Some((state.name().to_owned(), json!(reason.as_ref()?))));
     json!({
         "peer_id": peer.id.to_string(),
         "state": peer.state.name(),
@@ -232,14 +286,46 @@ fn peer_json(peer: &Peer) -> Value {
     })
 }
 
-/// Ends with the reason when the network does.
-async fn watch(fabric: &Fabric) -> String {
+/// A model that does not exist, to see that announcements reach readers.
+const DEMO: &str = "kwaainet-demo";
+
+fn demo() -> ServedModel {
+    ServedModel {
+        prefix: DEMO.to_owned(),
+        blocks: 2,
+        served: 0..2,
+        repository: None,
+        hidden: 64,
+        dtype: "float32".to_owned(),
+    }
+}
+
+/// Joins the DHT, and joins it anew while it knows nobody; ends with the reason when the network does.
+async fn watch(live: &Live, bootstrap: &[PeerId]) -> String {
     loop {
+        if live.dht.status().nodes.is_empty() {
+            let mut peers = bootstrap.to_vec();
+            match live.fabric.peers().await {
+                Ok(known) => peers.extend(known.iter().filter(|peer| is_met(peer)).map(|peer| peer.id)),
+                Err(error) => return error.to_string(),
+            }
+            peers.dedup();
+            peers.truncate(JOIN_PEERS_MAX);
+            let joined = live.dht.join(&peers).await;
+            if !joined.answered.is_empty() {
+                log::say(&format!("Joined the DHT by {} of {} peers.", joined.answered.len(), peers.len()));
+            }
+        }
         Timer::after(NETWORK_LOOK).await;
-        if let Err(error) = fabric.status().await {
+        if let Err(error) = live.fabric.status().await {
             return error.to_string();
         }
     }
+}
+
+/// Whether there is a connection to this peer.
+fn is_met(peer: &Peer) -> bool {
+    peer.state >= PeerState::Authenticated
 }
 
 /// The peer at the end of an address.

@@ -20,7 +20,7 @@ use crate::control::{Answer, Answerer, Control};
 use crate::door::Door;
 use crate::exit::{Exit, Failure};
 use crate::http::{self, Port};
-use crate::limits::READY_PATIENCE;
+use crate::limits::{LAST_WORD_TIME, READY_PATIENCE};
 use crate::lock::Lock;
 use crate::log;
 use crate::metrics::{DoorCounts, Kind, Metric, Metrics};
@@ -33,7 +33,7 @@ use crate::signals::Signals;
 /// What `start` has beyond the HTTP part.
 pub struct Whole {
     /// Kept so that no second node runs.
-    pub lock: Lock,
+    pub _lock: Lock,
     /// How commands ask.
     pub control: Control,
     /// The way to other nodes.
@@ -104,6 +104,8 @@ pub fn run(config: &Config, port: Port, signals: &Signals, whole: Option<Whole>)
         let asked = async {
             // `stop` lives as long as this future, so the channel stays open.
             let _ = stopped.recv().await;
+            // The one who asked hears the answer first.
+            Timer::after(LAST_WORD_TIME).await;
         };
         signals.arrival().or(load).or(asked).await;
         notify::say("STOPPING=1");
@@ -236,6 +238,7 @@ impl Node {
 
 /// What starts the node again when it ends; none for one that a person started.
 fn manager() -> Option<&'static str> {
-    let is_systemd = std::env::var_os("INVOCATION_ID").is_some() && std::env::var_os("NOTIFY_SOCKET").is_some();
+    let is_systemd =
+        std::env::var_os("INVOCATION_ID").is_some() && std::env::var_os("NOTIFY_SOCKET").is_some();
     is_systemd.then_some("systemd")
 }

@@ -38,7 +38,8 @@ fn send(_name: &std::ffi::OsStr, _state: &str) -> std::io::Result<usize> {
 
 /// Gives signs of life for ever, twice as often as systemd asks; waits for ever if it does not ask.
 pub async fn stay_alive() {
-    let Some(step) = watchdog(env::var("WATCHDOG_USEC").ok().as_deref(), env::var("WATCHDOG_PID").ok().as_deref())
+    let Some(step) =
+        watchdog(env::var("WATCHDOG_USEC").ok().as_deref(), env::var("WATCHDOG_PID").ok().as_deref())
     else {
         return std::future::pending().await;
     };
@@ -62,7 +63,10 @@ mod tests {
     #[test]
     fn signs_of_life_come_twice_as_often_as_asked() {
         assert_eq!(watchdog(Some("30000000"), None), Some(Duration::from_secs(15)));
-        assert_eq!(watchdog(Some("2000000"), Some(&std::process::id().to_string())), Some(Duration::from_secs(1)));
+        assert_eq!(
+            watchdog(Some("2000000"), Some(&std::process::id().to_string())),
+            Some(Duration::from_secs(1))
+        );
         assert_eq!(watchdog(Some("2000000"), Some("1")), None);
         assert_eq!(watchdog(Some("0"), None), None);
         assert_eq!(watchdog(Some("soon"), None), None);

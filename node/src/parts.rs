@@ -67,7 +67,10 @@ impl Parts {
             };
             failures = if ran >= RESTART_FORGIVEN_AFTER { 1 } else { failures + 1 };
             let wait = pause(failures, random_seed());
-            log::say(&format!("The {name} failed: {reason}; it is tried again in {:.0} s.", wait.as_secs_f64()));
+            log::say(&format!(
+                "The {name} failed: {reason}; it is tried again in {:.0} s.",
+                wait.as_secs_f64()
+            ));
             self.set(name, State::Failed { reason, failures, again: Instant::now() + wait });
             Timer::after(wait).await;
         }
@@ -113,7 +116,8 @@ mod tests {
         for random in [0, 512, 1023, u64::MAX] {
             for failures in 1..100 {
                 let wait = pause(failures, random);
-                let whole = RESTART_PAUSE_MIN.saturating_mul(1 << (failures - 1).min(16)).min(RESTART_PAUSE_MAX);
+                let whole =
+                    RESTART_PAUSE_MIN.saturating_mul(1 << (failures - 1).min(16)).min(RESTART_PAUSE_MAX);
                 assert!(wait >= whole * 3 / 4 && wait <= whole, "{failures}: {wait:?}");
             }
         }

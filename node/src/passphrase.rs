@@ -89,7 +89,9 @@ mod tests {
     #[test]
     fn the_first_line_of_a_file_is_the_passphrase() {
         let path = env::temp_dir().join(format!("kwaainet-passphrase-{}", std::process::id()));
-        for (text, expected) in [("open sesame\n", "open sesame"), ("a\r\nb", "a"), ("a b ", "a b "), ("", "")] {
+        for (text, expected) in
+            [("open sesame\n", "open sesame"), ("a\r\nb", "a"), ("a b ", "a b "), ("", "")]
+        {
             fs::write(&path, text).unwrap();
             assert_eq!(from_file(&path).unwrap().as_slice(), expected.as_bytes(), "{text:?}");
         }

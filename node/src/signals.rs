@@ -23,8 +23,9 @@ pub struct Signals {
 impl Signals {
     /// Listens from now on; before, signals end the process as usual.
     pub fn listen() -> Result<Signals, Failure> {
-        Signals::register()
-            .map_err(|error| Failure::new(Exit::Failure, format!("the system lets no signal be caught: {error}")))
+        Signals::register().map_err(|error| {
+            Failure::new(Exit::Failure, format!("the system lets no signal be caught: {error}"))
+        })
     }
 
     fn register() -> std::io::Result<Signals> {

@@ -122,7 +122,10 @@ fn identities_are_shown_taken_away_and_brought() {
     let new = home.json("identity new --force --json");
     assert_ne!(new["peer_id"], peer_id.as_str());
     assert!(fs::exists(new["kept"].as_str().unwrap()).unwrap());
-    assert_eq!(home.json(&format!("identity import --force --json {}", export.display()))["peer_id"], peer_id.as_str());
+    assert_eq!(
+        home.json(&format!("identity import --force --json {}", export.display()))["peer_id"],
+        peer_id.as_str()
+    );
 }
 
 #[test]
@@ -144,7 +147,8 @@ fn a_sealed_key_opens_by_file_and_by_variable_only() {
     let made = home.json(&format!("identity new --json --passphrase-file {}", secret.display()));
     assert!(fs::read(home.file("identity.key")).unwrap().starts_with(b"kwaainet sealed"));
     let show = |variable: &str| {
-        let output = home.command("identity show --json").env("KWAAINET_PASSPHRASE", variable).output().unwrap();
+        let output =
+            home.command("identity show --json").env("KWAAINET_PASSPHRASE", variable).output().unwrap();
         (output.status.code(), output.stdout)
     };
     assert_eq!(show("wrong").0, Some(77));
@@ -224,13 +228,19 @@ fn a_daemon_that_can_not_start_says_why() {
     assert!(code == 1 && said.contains(&port.to_string()), "{said}");
     let (code, said) = home.fails("start --daemon --set http.prot=1");
     assert!(code == 2 && said.contains("http.port"), "{said}");
-    let (code, said) = home.fails(&format!("start --daemon --identity-key {}", home.file("none.key").display()));
+    let (code, said) =
+        home.fails(&format!("start --daemon --identity-key {}", home.file("none.key").display()));
     assert!(code == 77 && said.contains("none.key"), "{said}");
     home.says("setup");
     fs::set_permissions(home.file("identity.key"), fs::Permissions::from_mode(0o644)).unwrap();
     let (code, said) = home.fails("start --daemon");
     assert!(code == 77 && said.contains("chmod 600"), "{said}");
-    fs::OpenOptions::new().append(true).open(home.file("config.toml")).unwrap().write_all(b"[oops\n").unwrap();
+    fs::OpenOptions::new()
+        .append(true)
+        .open(home.file("config.toml"))
+        .unwrap()
+        .write_all(b"[oops\n")
+        .unwrap();
     assert_eq!(home.fails("start --daemon").0, 78);
     assert_eq!(home.fails("start").0, 78);
     assert_eq!(home.run("status").status.code(), Some(3));
@@ -254,7 +264,8 @@ fn metrics_are_told_as_prometheus_reads_them() {
     let home = Home::new("metrics");
     home.says("start --daemon");
     wait_until("the network runs", || home.json("status --json")["parts"]["network"]["state"] == "running");
-    let address = home.json("status --json")["http"].as_str().unwrap().trim_start_matches("http://").to_owned();
+    let address =
+        home.json("status --json")["http"].as_str().unwrap().trim_start_matches("http://").to_owned();
     let ask = |path: &str| {
         let mut stream = std::net::TcpStream::connect(&address).unwrap();
         write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
@@ -319,7 +330,8 @@ fn a_network_that_fails_is_a_state_and_no_end() {
 fn config_killed_at_any_moment_is_whole() {
     let home = Home::new("config_killed");
     for round in 0..200u64 {
-        let mut child = home.command(&format!("config set model.sessions {}", 1 + round % 9)).spawn().unwrap();
+        let mut child =
+            home.command(&format!("config set model.sessions {}", 1 + round % 9)).spawn().unwrap();
         std::thread::sleep(std::time::Duration::from_micros(round * 53 % 8000));
         child.kill().unwrap();
         child.wait().unwrap();
@@ -356,7 +368,9 @@ fn units_are_written_told_and_taken_away() {
 #[test]
 fn systemd_finds_nothing_wrong_with_the_units() {
     let home = Home::new("systemd_finds");
-    for (extent, line) in [("--user", "service install --print"), ("--system", "service install --system --print")] {
+    for (extent, line) in
+        [("--user", "service install --print"), ("--system", "service install --system --print")]
+    {
         let unit = home.file("kwaainet.service");
         let text_of_unit = home.says(line);
         fs::write(&unit, &text_of_unit).unwrap();
@@ -367,6 +381,9 @@ fn systemd_finds_nothing_wrong_with_the_units() {
             return;
         };
         let said = text(&output.stderr);
-        assert!(output.status.success() && !said.contains("kwaainet.service:"), "{extent}: {said}\n{text_of_unit}");
+        assert!(
+            output.status.success() && !said.contains("kwaainet.service:"),
+            "{extent}: {said}\n{text_of_unit}"
+        );
     }
 }

@@ -13,7 +13,7 @@ use crate::config::{Config, keys};
 use crate::exit::{Exit, Failure};
 use crate::{home, lock, passphrase};
 
-use super::{STANDARD_INPUT, start};
+use super::STANDARD_INPUT;
 
 /// who this node is: its key, and the names that follow from it
 #[derive(FromArgs)]
@@ -142,7 +142,8 @@ fn sealing(asked: bool, file: Option<&Path>) -> Result<Option<Secret>, Failure> 
     if !asked {
         return Ok(None);
     }
-    let no_terminal = || Failure::usage("no passphrase was given; give --passphrase-file FILE without a terminal");
+    let no_terminal =
+        || Failure::usage("no passphrase was given; give --passphrase-file FILE without a terminal");
     let first = passphrase::prompt("New passphrase").ok_or_else(no_terminal)?;
     let second = passphrase::prompt("The same again").ok_or_else(no_terminal)?;
     if first != second {
@@ -198,7 +199,8 @@ fn keep(path: &Path) -> Result<PathBuf, Failure> {
         match fs::hard_link(path, &kept) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
-                let message = format!("the key {} can't be kept as {}: {error}", path.display(), kept.display());
+                let message =
+                    format!("the key {} can't be kept as {}: {error}", path.display(), kept.display());
                 return Err(Failure::new(Exit::Failure, message));
             }
             Ok(()) => {

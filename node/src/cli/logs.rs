@@ -37,7 +37,8 @@ impl Logs {
         let path = log::path(&home::path()?.join("logs"));
         let mut out = io::stdout().lock();
         if !path.exists() && !self.follow {
-            let message = format!("there is no log at {}; a node that was started writes one", path.display());
+            let message =
+                format!("there is no log at {}; a node that was started writes one", path.display());
             return Err(Failure::new(Exit::Failure, message));
         }
         for line in last_lines(&path, self.lines)? {

@@ -99,6 +99,34 @@ struct Ping {
     json: bool,
 }
 
+/// have the running node announce itself in the DHT
+#[derive(FromArgs)]
+#[argh(subcommand, name = "announce")]
+#[argh(note = "What a node announces follows from the model that it serves for others, which comes later.")]
+pub struct Announce {
+    /// announce a model that does not exist, to see that readers find it
+    #[argh(switch)]
+    demo: bool,
+    /// say that it is gone
+    #[argh(switch)]
+    gone: bool,
+}
+
+impl Announce {
+    /// Tells the node.
+    pub fn execute(self) -> Result<Exit, Failure> {
+        if self.demo == self.gone {
+            return Err(Failure::usage("say --demo or --gone"));
+        }
+        let said = control::ask(&home::path()?, &json!({"ask": "announce", "demo": self.demo}))?;
+        if self.demo {
+            let prefix = said["prefix"].as_str().unwrap_or_default();
+            writeln!(io::stdout(), "Announced {prefix}, blocks 0 and 1.")?;
+        }
+        Ok(Exit::Success)
+    }
+}
+
 impl P2p {
     /// Asks the node.
     pub fn execute(self) -> Result<Exit, Failure> {
@@ -194,7 +222,11 @@ fn print_info(out: &mut impl Write, info: &Value) -> io::Result<()> {
     writeln!(out, "Peers         {}; {} connections", peers.join(", "), info["connections"])?;
     writeln!(out, "Bytes         {} received, {} sent", info["bytes_received"], info["bytes_sent"])?;
     let dht = &info["dht"];
-    writeln!(out, "DHT           {} nodes, {} records, {} bytes", dht["nodes"], dht["records"], dht["record_bytes"])
+    writeln!(
+        out,
+        "DHT           {} nodes, {} records, {} bytes",
+        dht["nodes"], dht["records"], dht["record_bytes"]
+    )
 }
 
 fn print_peers(out: &mut impl Write, peers: &Value) -> io::Result<()> {

@@ -97,7 +97,8 @@ impl Unit {
     fn path(self) -> Result<PathBuf, Failure> {
         let user = |inside: &str| {
             let home = env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-            let home = home.ok_or_else(|| Failure::new(Exit::Failure, "HOME is not set, so there is no user's unit"));
+            let home = home
+                .ok_or_else(|| Failure::new(Exit::Failure, "HOME is not set, so there is no user's unit"));
             home.map(|home| home.join(inside))
         };
         match self {
@@ -124,9 +125,11 @@ impl Unit {
     fn enable(self, path: &Path) -> String {
         match self {
             Unit::SystemdSystem => "  systemctl daemon-reload\n  systemctl enable --now kwaainet".into(),
-            Unit::SystemdUser => "  systemctl --user daemon-reload\n  systemctl --user enable --now kwaainet\n  \
+            Unit::SystemdUser => {
+                "  systemctl --user daemon-reload\n  systemctl --user enable --now kwaainet\n  \
                  loginctl enable-linger        # so that it runs without a login"
-                .into(),
+                    .into()
+            }
             Unit::Launchd => format!("  launchctl bootstrap gui/$(id -u) {}", path.display()),
         }
     }

@@ -132,7 +132,7 @@ impl Start {
         let network = Network::new(&config, identity, home)?;
         let control = Control::open(home)?;
         let flags = self.settings()?;
-        let whole = Whole { lock, control, network, flags, home: home.to_owned(), ready };
+        let whole = Whole { _lock: lock, control, network, flags, home: home.to_owned(), ready };
         node::run(&config, port, &signals, Some(whole))
     }
 
@@ -307,7 +307,8 @@ impl Restart {
         let home = home::path()?;
         let status = control::ask(&home, &json!({"ask": "status"}))?;
         if status["managed_by"] == "systemd" {
-            let message = "systemd runs this node; `systemctl restart kwaainet` (with --user for a user's) restarts it";
+            let message =
+                "systemd runs this node; `systemctl restart kwaainet` (with --user for a user's) restarts it";
             return Err(Failure::new(Exit::Failure, message));
         }
         let flags = status["flags"].as_array().cloned().unwrap_or_default();

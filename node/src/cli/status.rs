@@ -110,9 +110,15 @@ fn network(part: &Value, network: &Value) -> String {
 
 /// Such as `2 d 3 h`: the two largest units.
 fn duration(seconds: u64) -> String {
-    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "min"), (seconds % 60, "s")];
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3600 % 24, "h"),
+        (seconds / 60 % 60, "min"),
+        (seconds % 60, "s"),
+    ];
     let first = parts.iter().position(|(count, _)| *count > 0).unwrap_or(3);
-    let shown: Vec<String> = parts[first..].iter().take(2).map(|(count, unit)| format!("{count} {unit}")).collect();
+    let shown: Vec<String> =
+        parts[first..].iter().take(2).map(|(count, unit)| format!("{count} {unit}")).collect();
     shown.join(" ")
 }
 

@@ -57,7 +57,8 @@ impl ConfigFile {
         if text.len() as u64 > CONFIG_BYTES_MAX {
             return Err(format!("it has more than {CONFIG_BYTES_MAX} bytes"));
         }
-        let document = text.parse::<DocumentMut>().map_err(|error| error.to_string().trim_end().to_owned())?;
+        let document =
+            text.parse::<DocumentMut>().map_err(|error| error.to_string().trim_end().to_owned())?;
         Ok(ConfigFile { path: PathBuf::new(), document })
     }
 
@@ -91,6 +92,14 @@ impl ConfigFile {
     /// Sets a checked value; comments behind the old one stay.
     pub fn set(&mut self, key: &Key, value: &Value) -> Result<(), Failure> {
         let (table, name) = parts(key);
+        if self.document.is_empty() {
+            // Comments of a file without settings belong to its end; they go before the first table.
+            let head = self.document.trailing().as_str().unwrap_or_default().to_owned();
+            let mut first = Table::new();
+            first.decor_mut().set_prefix(format!("{}\n", head.trim_end()).trim_start());
+            self.document.set_trailing("");
+            self.document.insert(table, Item::Table(first));
+        }
         let entry = self.document.entry(table).or_insert_with(|| Item::Table(Table::new()));
         let Some(entries) = entry.as_table_like_mut() else {
             let message = format!("{table} in {} is no table", self.path.display());
@@ -174,8 +183,21 @@ mod tests {
         file.set(&keys::MODEL_SESSIONS, &Value::Number(2)).unwrap();
         assert!(file.unset(&keys::HTTP_HOST));
         assert!(!file.unset(&keys::HTTP_HOST));
-        let expected = "# mine\n[http]\n# the port\nport = 7 # was 2\n\n[model]\nkv = \"f32\"\nsessions = 2\n";
+        let expected =
+            "# mine\n[http]\n# the port\nport = 7 # was 2\n\n[model]\nkv = \"f32\"\nsessions = 2\n";
         assert_eq!(file.document.to_string(), expected);
+    }
+
+    #[test]
+    fn the_head_of_a_file_without_settings_stays_its_head() {
+        let mut file = ConfigFile::parse(HEAD).unwrap();
+        file.set(&keys::HTTP_PORT, &Value::Number(7)).unwrap();
+        file.set(&keys::MODEL_SESSIONS, &Value::Number(2)).unwrap();
+        let expected = format!("{HEAD}[http]\nport = 7\n\n[model]\nsessions = 2\n");
+        assert_eq!(file.document.to_string(), expected);
+        let mut empty = ConfigFile::parse("").unwrap();
+        empty.set(&keys::HTTP_PORT, &Value::Number(7)).unwrap();
+        assert_eq!(empty.document.to_string(), "[http]\nport = 7\n");
     }
 
     #[test]
@@ -192,7 +214,8 @@ mod tests {
             file.set(key, value).unwrap();
         }
         let again = ConfigFile::parse(&file.document.to_string()).unwrap();
-        let read: Vec<_> = again.values().unwrap().into_iter().map(|(key, value)| (key.name, value)).collect();
+        let read: Vec<_> =
+            again.values().unwrap().into_iter().map(|(key, value)| (key.name, value)).collect();
         for (key, value) in written {
             assert!(read.contains(&(key.name, value)), "{}: {read:?}", key.name);
         }

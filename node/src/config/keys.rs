@@ -81,6 +81,8 @@ keys! {
         "addresses to tell peers beside those that are found out, such as a forwarded port of a router";
     NETWORK_BOOTSTRAP "network.bootstrap", Kind::List(Text::PeerAddress), Some(BOOTSTRAP),
         "peers to begin with: KwaaiNet's and Petals' public ones unless told otherwise";
+    NETWORK_PUBLIC_NAME "network.public_name", Kind::Text(Text::Plain), None,
+        "what people see of the node, on maps and in lists; not set: nothing";
     NETWORK_SWARM "network.swarm", Kind::Text(Text::Name), Some(""),
         "the swarm's name; nodes of another name are not found, and empty is the public one";
     NETWORK_LAN_ONLY "network.lan_only", Kind::Switch, Some("false"),
@@ -120,7 +122,8 @@ mod tests {
     fn no_variable_is_another_settings_or_one_of_the_nodes_own() {
         let mut names: Vec<String> = KEYS.iter().map(|key| key.variable()).collect();
         names.extend(
-            ["HOME", "KERNELS", "API_KEY", "PASSPHRASE", "SHARED", "CI_CACHE"].map(|name| format!("KWAAINET_{name}")),
+            ["HOME", "KERNELS", "API_KEY", "PASSPHRASE", "SHARED", "CI_CACHE"]
+                .map(|name| format!("KWAAINET_{name}")),
         );
         let count = names.len();
         names.sort();

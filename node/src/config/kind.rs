@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use kwaainet_fabric::Multiaddr;
 use kwaainet_trust::PeerId;
 use serde_json::{Value as Json, json};
 
@@ -186,9 +187,8 @@ impl Text {
     }
 }
 
-/// Whether this looks like an address of libp2p; the network reads it in full when it starts.
 fn is_address(text: &str) -> bool {
-    text.strip_prefix('/').is_some_and(|rest| rest.split('/').count() >= 2 && !rest.split('/').any(str::is_empty))
+    text.parse::<Multiaddr>().is_ok_and(|address| !address.is_empty())
 }
 
 #[cfg(test)]
@@ -199,7 +199,9 @@ mod tests {
 
     #[test]
     fn numbers_are_held_to_their_range() {
-        for (text, is_good) in [("0", false), ("1", true), ("64", true), ("65", false), ("-1", false), ("x", false)] {
+        for (text, is_good) in
+            [("0", false), ("1", true), ("64", true), ("65", false), ("-1", false), ("x", false)]
+        {
             assert_eq!(COUNT.parse(text).is_ok(), is_good, "{text}");
         }
         assert_eq!(COUNT.parse("65").unwrap_err(), "65 is not 1 to 64 tokens");
@@ -209,7 +211,9 @@ mod tests {
     #[test]
     fn texts_are_held_to_their_form() {
         let good = |kind: Text, text: &str| Kind::Text(kind).parse(text).is_ok();
-        assert!(good(Text::Host, "127.0.0.1") && good(Text::Host, "[::1]") && good(Text::Host, "a-b.example"));
+        assert!(
+            good(Text::Host, "127.0.0.1") && good(Text::Host, "[::1]") && good(Text::Host, "a-b.example")
+        );
         assert!(!good(Text::Host, "a b") && !good(Text::Host, ""));
         assert!(good(Text::Origin, "*") && good(Text::Origin, "https://a.example"));
         assert!(!good(Text::Origin, "a.example") && !good(Text::Origin, "https://a.example/"));
