@@ -103,13 +103,22 @@ impl KernelSet {
         }
     }
 
+    /// Panels that the set likes to take at once, at most as many as the limit.
+    pub(crate) fn panels_together(self) -> usize {
+        match self.effective() {
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => avx512::PANELS_TOGETHER,
+            _ => 2,
+        }
+    }
+
     /// What runs: the pinned set, whatever was asked, or this one.
     #[inline(always)]
     fn effective(self) -> KernelSet {
         PINNED.unwrap_or(self)
     }
 
-    /// One panel or [`crate::PANELS_TOGETHER`]; `out` is `[panel][token]`.
+    /// One to [`KernelSet::panels_together`] panels; `out` is `[panel][token]`.
     pub(crate) fn multiply_panels(self, format: Format, panels: &[u8], x: &Codes<'_>, out: Sums<'_>) {
         call!(self, multiply_panels(format, panels, x, out))
     }

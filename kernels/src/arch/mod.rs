@@ -41,6 +41,7 @@ pub(crate) struct CodesBlock<'a> {
 
 impl<'a> Codes<'a> {
     /// Tile by tile.
+    #[allow(dead_code, reason = "not every instruction set architecture walks tile by tile")]
     pub fn tiles(self) -> impl Iterator<Item = Codes<'a>> {
         (0..self.tokens).step_by(INTERLEAVED_TOKENS).map(move |first| {
             let tokens = INTERLEAVED_TOKENS.min(self.tokens - first);
