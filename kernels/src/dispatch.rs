@@ -4,6 +4,8 @@
 //! kwaainet_kernels="NAME"`) has that set in `PINNED`, so that every match below folds away and the binary
 //! holds nothing else; otherwise it holds all sets of its instruction set architecture.
 
+#[cfg(target_arch = "riscv64")]
+use crate::arch::riscv64::rvv;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::avx2;
 use crate::arch::{Codes, Floats, HeadGroup, portable};
@@ -17,22 +19,31 @@ pub enum KernelSet {
     /// x86-64 with AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// RISC-V with the vector extension 1.0.
+    #[cfg(target_arch = "riscv64")]
+    Rvv,
 }
 
 /// The sets of this instruction set architecture, best first.
 pub(crate) const ALL: &[KernelSet] = &[
     #[cfg(target_arch = "x86_64")]
     KernelSet::Avx2,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rvv,
     KernelSet::Portable,
 ];
 
 /// The one set that this build was made for, if it was.
 pub(crate) const PINNED: Option<KernelSet> = {
-    #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
-    const AVX2: Option<KernelSet> = Some(KernelSet::Avx2);
-    #[cfg(not(all(kwaainet_kernels = "avx2", target_arch = "x86_64")))]
-    const AVX2: Option<KernelSet> = None;
-    if cfg!(kwaainet_kernels = "portable") { Some(KernelSet::Portable) } else { AVX2 }
+    const NAMED: &[KernelSet] = &[
+        #[cfg(kwaainet_kernels = "portable")]
+        KernelSet::Portable,
+        #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
+        KernelSet::Avx2,
+        #[cfg(all(kwaainet_kernels = "rvv", target_arch = "riscv64"))]
+        KernelSet::Rvv,
+    ];
+    NAMED.first().copied()
 };
 
 /// Calls a function of the set that runs.
@@ -44,6 +55,9 @@ macro_rules! call {
             // on CPUs that have it, which `Kernels::from_environment` checks before anything is computed.
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => unsafe { avx2::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => unsafe { rvv::$function($($argument),*) },
         }
     };
 }
@@ -58,6 +72,8 @@ impl KernelSet {
             KernelSet::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => "avx2",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => "rvv",
         }
     }
 
@@ -67,6 +83,8 @@ impl KernelSet {
             KernelSet::Portable => true,
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => avx2::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => rvv::runs_here(),
         }
     }
 
