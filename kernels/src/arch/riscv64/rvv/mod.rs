@@ -31,13 +31,29 @@ macro_rules! vector_asm {
     };
 }
 
+mod elementwise;
+mod floats;
 mod quantised;
 
-pub(crate) use crate::arch::portable::{
-    add, attend, geglu, multiply_floats, multiply_rows, quantize_tile, rms_norm, rope_rotate, scale, softmax,
-    store_head, swiglu,
-};
+use crate::arch::{Codes, HeadGroup, portable};
+use crate::{Format, KvKind, PANEL_ROWS};
+
+pub(crate) use elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};
+pub(crate) use floats::multiply_floats;
 pub(crate) use quantised::multiply_panels;
+
+/// TEMP
+pub(crate) unsafe fn attend(group: &HeadGroup<'_>, out: &mut [f32]) {
+    portable::attend(group, out);
+}
+/// TEMP
+pub(crate) unsafe fn store_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
+    portable::store_head(kind, values, bytes);
+}
+/// TEMP
+pub(crate) unsafe fn multiply_rows(format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    portable::multiply_rows(format, rows, count, x, out);
+}
 
 /// Whether this core has V; without `std` whether the build takes it for granted.
 pub(crate) fn runs_here() -> bool {
