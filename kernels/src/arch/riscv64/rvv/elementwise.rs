@@ -6,7 +6,7 @@
 //! For V 1.0. Against portable compiled for rv64gc, instructions executed at 256 bits: see the table in
 //! docs/performance.md. Rotations of neighbours use segment loads, which some cores take apart slowly.
 
-use crate::arch::portable;
+use crate::arch::{CodesMut, portable};
 use crate::math::{reduce16, square_root};
 use crate::{HalfSums, QUANT_BLOCK, RopePairing};
 
@@ -506,21 +506,9 @@ unsafe fn half_sums(codes: &[i8; QUANT_BLOCK]) -> HalfSums {
 ///
 /// # Safety
 /// The core has V.
-pub(crate) unsafe fn quantize_tile(
-    values: &[f32],
-    tokens: usize,
-    codes: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [HalfSums],
-) {
-    let columns = values.len() / tokens;
-    let blocks = codes.as_chunks_mut().0.iter_mut().zip(scales).zip(sums).enumerate();
-    for (index, ((codes, scale), sums)) in blocks {
-        let row = &values[index % tokens * columns..][..columns];
-        // SAFETY: the core has V.
-        unsafe {
-            *scale = quantize_block(&row[index / tokens * QUANT_BLOCK..], codes);
-            *sums = half_sums(codes);
-        }
-    }
+pub(crate) unsafe fn quantize_tile(values: &[f32], out: CodesMut<'_>) {
+    // SAFETY: the core has V.
+    let quantize = |values: &[f32], codes: &mut [i8; QUANT_BLOCK]| unsafe { quantize_block(values, codes) };
+    // SAFETY: the core has V.
+    out.fill(values, quantize, |codes| unsafe { half_sums(codes) });
 }

@@ -31,7 +31,7 @@ struct Walk {
     tokens: usize,
     codes: *const i8,
     scales: *const f32,
-    halves: *const [i16; 2],
+    totals: *const f32,
     /// `[token][panel][row]`, zeros to begin with.
     sums: *mut f32,
 }
@@ -306,18 +306,13 @@ macro_rules! add_scaled {
     };
 }
 
-/// Within [`add_scaled`]: subtracts the rows' minimums in v30 times the token's scale and the sum of its codes.
+/// Within [`add_scaled`]: subtracts the rows' minimums in v30 times the token's total.
 macro_rules! subtract_minimum {
     () => {
         concat!(
-            "lh {t0}, 0({halves})\n",
-            "lh {t1}, 2({halves})\n",
-            "addi {halves}, {halves}, 4\n",
-            "add {t0}, {t0}, {t1}\n",
-            "neg {t0}, {t0}\n", // as an integer, so that no sum gives a zero of the other sign
-            "fcvt.s.w {g}, {t0}\n",
-            "vfmul.vf v22, v30, {f}\n",
-            "vfmacc.vf v24, {g}, v22\n",
+            "flw {f}, ({totals})\n",
+            "addi {totals}, {totals}, 4\n",
+            "vfnmsac.vf v24, {f}, v30\n",
         )
     };
 }
@@ -341,7 +336,7 @@ macro_rules! walk {
                     "addi {blocks}, {blocks}, -1",
                     "bnez {blocks}, 2b",
                     // Not every format needs all of these.
-                    "# {halves} {kept} {parts} {pairs} {t2} {t3} {g} {table}",
+                    "# {totals} {kept} {parts} {pairs} {t2} {t3} {table}",
                 ],
                     at = inout(reg) walk.panel => _,
                     delta = in(reg) walk.delta,
@@ -349,7 +344,7 @@ macro_rules! walk {
                     tokens = in(reg) walk.tokens,
                     x = inout(reg) walk.codes => _,
                     scales = inout(reg) walk.scales => _,
-                    halves = inout(reg) walk.halves => _,
+                    totals = inout(reg) walk.totals => _,
                     sums = in(reg) walk.sums,
                     kept = in(reg) kept.as_mut_ptr(),
                     n32 = in(reg) 32 * panels,
@@ -367,7 +362,6 @@ macro_rules! walk {
                     t2 = out(reg) _,
                     t3 = out(reg) _,
                     f = out(freg) _,
-                    g = out(freg) _,
                 );
             }
         }
@@ -583,7 +577,7 @@ pub(crate) unsafe fn multiply_panels(
     let panel_bytes = panel_bytes(format, x.columns).expect("columns are whole blocks");
     assert!(x.codes.len() == x.tokens * x.columns, "codes of other columns");
     assert!(x.scales.len() == x.tokens * groups, "scales of other columns");
-    assert!(x.sums.len() == x.tokens * groups, "sums of other columns");
+    assert!(x.totals.len() == x.tokens * groups, "totals of other columns");
     if blocks == 0 || x.tokens == 0 {
         return out.fill([0.0; PANEL_ROWS]);
     }
@@ -606,7 +600,7 @@ pub(crate) unsafe fn multiply_panels(
                     tokens: x.tokens,
                     codes: x.codes.as_ptr(),
                     scales: x.scales.as_ptr(),
-                    halves: x.sums.as_ptr(),
+                    totals: x.totals.as_ptr(),
                     sums: sums.as_mut_ptr().cast(),
                 });
             }
