@@ -74,19 +74,12 @@ macro_rules! exp {
         )
     };
 }
-pub(super) use exp;
-pub(super) use exp_step;
-
-/// What [`exp`] reads its numbers from.
-pub(super) fn exp_constants() -> *const f32 {
-    EXP.as_ptr()
-}
 
 /// x = e^(x - largest).
 ///
 /// # Safety
 /// The core has V.
-unsafe fn exp_below(x: &mut [f32], largest: f32) {
+pub(super) unsafe fn exp_below(x: &mut [f32], largest: f32) {
     // SAFETY: reads and writes the row alone: every step takes at most what is left of it.
     unsafe {
         vector_asm!([
@@ -104,7 +97,7 @@ unsafe fn exp_below(x: &mut [f32], largest: f32) {
             x = inout(reg) x.as_mut_ptr() => _,
             left = inout(reg) x.len() => _,
             largest = in(freg) largest,
-            exp = in(reg) exp_constants(),
+            exp = in(reg) EXP.as_ptr(),
             vl = out(reg) _,
             t0 = out(reg) _,
             f = out(freg) _,
@@ -147,7 +140,7 @@ macro_rules! gated {
                     gate = inout(reg) gate.as_mut_ptr() => _,
                     up = inout(reg) up.as_ptr() => _,
                     left = inout(reg) gate.len() => _,
-                    exp = in(reg) exp_constants(),
+                    exp = in(reg) EXP.as_ptr(),
                     cubic = in(freg) portable::GELU_CUBIC,
                     linear = in(freg) portable::GELU_LINEAR,
                     vl = out(reg) _,
@@ -214,7 +207,7 @@ macro_rules! lanes {
 ///
 /// # Safety
 /// The core has V.
-unsafe fn largest(x: &[f32]) -> f32 {
+pub(super) unsafe fn largest(x: &[f32]) -> f32 {
     let mut largest = f32::NEG_INFINITY;
     // SAFETY: reads the row alone: every step takes at most what is left of it.
     unsafe {

@@ -31,25 +31,19 @@ macro_rules! vector_asm {
     };
 }
 
+mod attention;
 mod elementwise;
 mod floats;
 mod quantised;
 
-use crate::arch::{Codes, HeadGroup, portable};
-use crate::{Format, KvKind, PANEL_ROWS};
+use crate::arch::{Codes, portable};
+use crate::{Format, PANEL_ROWS};
 
+pub(crate) use attention::{attend, store_head};
 pub(crate) use elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};
 pub(crate) use floats::multiply_floats;
 pub(crate) use quantised::multiply_panels;
 
-/// TEMP
-pub(crate) unsafe fn attend(group: &HeadGroup<'_>, out: &mut [f32]) {
-    portable::attend(group, out);
-}
-/// TEMP
-pub(crate) unsafe fn store_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
-    portable::store_head(kind, values, bytes);
-}
 /// TEMP
 pub(crate) unsafe fn multiply_rows(format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
     portable::multiply_rows(format, rows, count, x, out);
