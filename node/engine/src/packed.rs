@@ -17,7 +17,7 @@ use crate::files::{Map, Tensor};
 use crate::limits::{PACK_ALIGNMENT_BYTES, PACK_BUFFER_BYTES};
 
 /// Changes whenever the layout of panels or of this file does.
-const MAGIC: &[u8; 8] = b"KWPACK\x00\x01";
+const MAGIC: &[u8; 8] = b"KWPACK\x00\x02";
 
 /// How a tensor is stored for the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
