@@ -7,8 +7,6 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Barrier;
-use std::thread;
 use std::time::Instant;
 
 use argh::FromArgs;
@@ -23,6 +21,7 @@ use crate::model::Choice;
 use crate::signals::Signals;
 
 use super::stats::{memory_json, memory_line, rate};
+use super::sweep::read_bandwidth;
 
 /// measure prefill, decode and memory
 #[derive(FromArgs)]
@@ -62,10 +61,8 @@ pub struct Benchmark {
     json: bool,
 }
 
-/// The buffer that is swept, in bytes: far beyond any cache.
-const SWEEP_BYTES: usize = 384 * 1024 * 1024;
-/// Sweeps; the best counts.
-const SWEEPS: usize = 5;
+/// Tokens of the prompt whose first token ends the measured load.
+const FIRST_PROMPT_TOKENS: usize = 8;
 
 /// Tokens a second of all sessions together.
 #[derive(Clone, Copy, Default)]
@@ -77,6 +74,7 @@ struct Rates {
 impl Benchmark {
     /// Measures and prints.
     pub fn execute(self) -> Result<Exit, Failure> {
+        let start = Instant::now();
         if self.prompt_tokens.max(self.generate_tokens) == 0 || self.batch == 0 || self.repeat == 0 {
             return Err(Failure::usage(
                 "a benchmark needs tokens to read or to generate, 1 session and 1 repetition",
@@ -84,6 +82,7 @@ impl Benchmark {
         }
         let tokens = [self.depth, self.prompt_tokens, self.generate_tokens];
         let context = tokens.iter().fold(0_usize, |sum, &count| sum.saturating_add(count));
+        let context = context.max(FIRST_PROMPT_TOKENS);
         let choice = Choice {
             path: self.model.clone(),
             context_tokens: Some(context),
@@ -93,6 +92,10 @@ impl Benchmark {
         };
         let mut parts = choice.open(self.batch, &mut |line| eprintln!("{line}"))?;
         let signals = Signals::listen()?;
+        if !first_token(&mut parts.engine, &signals)? {
+            return Ok(Exit::Interrupted);
+        }
+        let first_token_s = start.elapsed().as_secs_f64();
         let Some(rates) = self.measure(&mut parts.engine, &signals)? else { return Ok(Exit::Interrupted) };
         let resident = memory::resident();
         let engine = &parts.engine;
@@ -118,6 +121,7 @@ impl Benchmark {
                 "kernels": kernels,
                 "threads": threads,
                 "load_s": load_s,
+                "first_token_s": first_token_s,
                 "batch": self.batch,
                 "depth_tokens": self.depth,
                 "prompt_tokens": self.prompt_tokens,
@@ -139,6 +143,7 @@ impl Benchmark {
             writeln!(out, "{object}")?;
         } else {
             writeln!(out, "{name}, kernel set {kernels}, {threads} threads, loaded in {load_s:.2} s")?;
+            writeln!(out, "First token {:.1} ms after the start.", first_token_s * 1e3)?;
             let sessions = match (self.batch, self.depth) {
                 (1, 0) => String::new(),
                 (batch, 0) => format!(" in each of {batch} sessions"),
@@ -208,6 +213,20 @@ impl Benchmark {
     }
 }
 
+/// Reads a short prompt in a session of its own, to the choice of the token behind it; false if a signal came.
+/// came.
+fn first_token(engine: &mut Engine, signals: &Signals) -> Result<bool, Failure> {
+    if signals.came() {
+        return Ok(false);
+    }
+    let ids = Ids::new(engine.spec().vocabulary).take(FIRST_PROMPT_TOKENS);
+    let session = engine.open_session(FIRST_PROMPT_TOKENS).expect("no session was opened before");
+    let logits = engine.forward(&[Run { session, input: Input::Tokens(&ids), wanted: Wanted::Last }])?;
+    std::hint::black_box(logits.iter().max_by(|a, b| a.total_cmp(b)));
+    engine.close_session(session);
+    Ok(true)
+}
+
 /// Reads tokens into a session, as many a pass as the engine takes; false if a signal came.
 fn prefill(
     engine: &mut Engine,
@@ -248,48 +267,6 @@ impl Ids {
     }
 }
 
-/// The best of several reads of a large buffer by all threads at once, in bytes a second.
-fn read_bandwidth(threads: usize) -> f64 {
-    let words = SWEEP_BYTES / size_of::<u64>();
-    let buffer: Vec<u64> = (0..words as u64).collect();
-    let share = words.div_ceil(threads.max(1));
-    let mut best = 0.0_f64;
-    for _ in 0..SWEEPS {
-        let parts: Vec<&[u64]> = buffer.chunks(share).collect();
-        let barrier = &Barrier::new(parts.len());
-        let seconds = thread::scope(|scope| {
-            let sweep = |part| {
-                scope.spawn(move || {
-                    barrier.wait();
-                    let start = Instant::now();
-                    std::hint::black_box(sum(part));
-                    (start, Instant::now())
-                })
-            };
-            let handles: Vec<_> = parts.iter().copied().map(sweep).collect();
-            // From the first start to the last end, as the threads saw them: this thread may be woken late.
-            let times: Vec<_> =
-                handles.into_iter().map(|handle| handle.join().expect("a sum does not panic")).collect();
-            let start = times.iter().map(|time| time.0).min().expect("at least one thread");
-            let end = times.iter().map(|time| time.1).max().expect("at least one thread");
-            (end - start).as_secs_f64()
-        });
-        best = best.max(SWEEP_BYTES as f64 / seconds);
-    }
-    best
-}
-
-/// Sixteen sums side by side, so that reading is what takes the time.
-fn sum(words: &[u64]) -> u64 {
-    let mut sums = [0_u64; 16];
-    for chunk in words.chunks_exact(16) {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum = sum.wrapping_add(*word);
-        }
-    }
-    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,11 +279,5 @@ mod tests {
             assert!(round.len() == 8 && round.iter().all(|&id| id < 2048));
             assert!(!rounds[..index].contains(round));
         }
-    }
-
-    #[test]
-    fn a_sweep_reads_every_word() {
-        let words: Vec<u64> = (0..160).collect();
-        assert_eq!(sum(&words), 159 * 160 / 2);
     }
 }

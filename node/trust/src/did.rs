@@ -51,7 +51,8 @@ impl Did {
         if text.len() > DID_BYTES_MAX {
             return Err(broken(&format!("it is longer than {DID_BYTES_MAX} bytes")));
         }
-        let multibase = match text.split_once(':').map(|(_, rest)| rest).and_then(|rest| rest.split_once(':')) {
+        let multibase = match text.split_once(':').map(|(_, rest)| rest).and_then(|rest| rest.split_once(':'))
+        {
             _ if !text.starts_with("did:") => return Err(broken("it does not begin with did:")),
             Some(("key", name)) => name,
             Some(("peer", name)) => match name.strip_prefix('0') {
@@ -158,7 +159,9 @@ impl fmt::Display for Did {
 fn key_inside(peer: &PeerId) -> Option<PublicKey> {
     let bytes = peer.to_bytes();
     match bytes.as_slice() {
-        [0, length, key @ ..] if usize::from(*length) == key.len() => PublicKey::try_decode_protobuf(key).ok(),
+        [0, length, key @ ..] if usize::from(*length) == key.len() => {
+            PublicKey::try_decode_protobuf(key).ok()
+        }
         _ => None,
     }
 }
@@ -218,10 +221,7 @@ mod tests {
         let peer = Did::parse("did:peer:0z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH").unwrap();
         let key = Did::parse("did:key:z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH").unwrap();
         assert_eq!(peer, key);
-        assert_eq!(
-            key.did_peer().unwrap(),
-            "did:peer:0z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH"
-        );
+        assert_eq!(key.did_peer().unwrap(), "did:peer:0z6MkpTHR8VNsBxYAAWHut2Geadd9jSwuBV8xRoAnwWsdvktH");
         assert_ne!(peer, zero().did());
     }
 

@@ -158,9 +158,7 @@ mod tests {
         let winners: Vec<u8> = std::thread::scope(|scope| {
             let path = &path;
             let writers: Vec<_> = (0..8u8)
-                .map(|me| {
-                    scope.spawn(move || create(path, &[me; 64], Readers::Owner).is_ok().then_some(me))
-                })
+                .map(|me| scope.spawn(move || create(path, &[me; 64], Readers::Owner).is_ok().then_some(me)))
                 .collect();
             writers.into_iter().filter_map(|writer| writer.join().unwrap()).collect()
         });
