@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use core::fmt;
 
+use crate::arch::CodesMut;
 use crate::attention::{AttentionJob, KvShape};
 use crate::disjoint::Disjoint;
 use crate::dispatch::{ALL, KernelSet, PINNED};
@@ -10,7 +11,7 @@ use crate::limits::QUANTIZE_VALUES_ALONE_MAX;
 use crate::matmul::{self, Product};
 use crate::parallel::for_each_row;
 use crate::rope::RopeTable;
-use crate::{Activations, KV_PAGE_TOKENS, Parallel, QUANT_BLOCK, attention};
+use crate::{Activations, INTERLEAVED_TOKENS, KV_PAGE_TOKENS, Parallel, QUANT_BLOCK, attention};
 
 /// The arithmetic of a block on one kernel set; chosen once at start, then copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +57,7 @@ impl Kernels {
         best.expect("this build was made for a CPU with instructions that this one lacks")
     }
 
-    /// The set of that name: `portable`, `avx2`.
+    /// The set of that name: `portable`, `avx2`, `avxvnni`, `avx512`.
     pub fn named(name: &str) -> Result<Kernels, UnavailableError> {
         let found = Kernels::available().find(|kernels| kernels.name() == name);
         found.ok_or_else(|| UnavailableError { wanted: name.to_string() })
@@ -94,24 +95,30 @@ impl Kernels {
     pub fn quantize(self, pool: &dyn Parallel, x: &mut Activations) {
         let (tokens, columns) = (x.tokens(), x.columns());
         let padded = columns.next_multiple_of(QUANT_BLOCK);
-        let (blocks, halves) = (padded / QUANT_BLOCK, padded / (QUANT_BLOCK / 2));
-        let (values, codes, scales, sums) = x.quantize_parts();
-        let (codes, scales, sums) = (Disjoint::new(codes), Disjoint::new(scales), Disjoint::new(sums));
-        let row = |token: usize| {
-            // SAFETY: every token is taken once, and its parts belong to no other.
-            let (codes, scales, sums) = unsafe {
-                (
-                    codes.part(token * padded..(token + 1) * padded),
-                    scales.part(token * blocks..(token + 1) * blocks),
-                    sums.part(token * halves..(token + 1) * halves),
-                )
+        let (values, out) = x.quantize_parts();
+        let (codes, scales) = (Disjoint::new(out.codes), Disjoint::new(out.scales));
+        let (sums, totals) = (Disjoint::new(out.sums), Disjoint::new(out.totals));
+        let tile = |tile: usize| {
+            let first = tile * INTERLEAVED_TOKENS;
+            let end = tokens.min(first + INTERLEAVED_TOKENS);
+            let (start, blocks) = (first * padded, first * padded / QUANT_BLOCK..end * padded / QUANT_BLOCK);
+            // SAFETY: every tile is taken once, and its parts belong to no other.
+            let out = unsafe {
+                CodesMut {
+                    tokens: end - first,
+                    codes: codes.part(start..end * padded),
+                    scales: scales.part(blocks.clone()),
+                    sums: sums.part(blocks.clone()),
+                    totals: totals.part(blocks),
+                }
             };
-            self.set.quantize_row(&values[token * columns..(token + 1) * columns], codes, scales, sums);
+            self.set.quantize_tile(&values[first * columns..end * columns], out);
         };
+        let tiles = tokens.div_ceil(INTERLEAVED_TOKENS);
         if values.len() <= QUANTIZE_VALUES_ALONE_MAX {
-            (0..tokens).for_each(row);
+            (0..tiles).for_each(tile);
         } else {
-            pool.run(tokens, &row);
+            pool.run(tiles, &tile);
         }
     }
 

@@ -27,11 +27,11 @@ pub(crate) const CHUNK_WEIGHT_BYTES_MAX: usize = 64 * 1024;
 /// Activation bytes in one tile of tokens: stays in the second-level cache beside a chunk of weights.
 pub(crate) const TILE_ACTIVATION_BYTES_MAX: usize = 128 * 1024;
 
-/// Tokens in one tile at most: its results (32 bytes a token) lie on the stack.
+/// Tokens in one tile at most: its results (32 bytes a token and panel) lie on the stack.
 pub(crate) const TILE_TOKENS_MAX: usize = 64;
 
-/// Tokens in one tile at least, so that unpacking weights is shared even when rows are very long.
-pub(crate) const TILE_TOKENS_MIN: usize = 8;
+/// Tokens in one tile at least, and what its tokens are a multiple of: those that are interleaved.
+pub(crate) const TILE_TOKENS_MIN: usize = crate::INTERLEAVED_TOKENS;
 
 /// Values below which quantising is not handed to other threads: waking them costs more (about 3 us).
 pub(crate) const QUANTIZE_VALUES_ALONE_MAX: usize = 16 * 1024;

@@ -23,7 +23,7 @@ use crate::files::{Map, Tensor};
 use crate::limits::{PACK_ALIGNMENT_BYTES, PACK_BUFFER_BYTES};
 
 /// Changes whenever the layout of panels or of this file does.
-const MAGIC: &[u8; 8] = b"KWPACK\x00\x02";
+const MAGIC: &[u8; 8] = b"KWPACK\x00\x03";
 
 /// Bytes of a SHA-256.
 const SUM_BYTES: usize = 32;
