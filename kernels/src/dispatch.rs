@@ -5,7 +5,7 @@
 //! holds nothing else; otherwise it holds all sets of its instruction set architecture.
 
 #[cfg(target_arch = "riscv64")]
-use crate::arch::riscv64::rvv;
+use crate::arch::riscv64::{rv64, rvv};
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{avx2, avx512, avxvnni};
 use crate::arch::{Codes, CodesMut, Floats, HeadGroup, portable};
@@ -28,6 +28,9 @@ pub enum KernelSet {
     /// RISC-V with the vector extension 1.0.
     #[cfg(target_arch = "riscv64")]
     Rvv,
+    /// RISC-V of 64 bits without vectors.
+    #[cfg(target_arch = "riscv64")]
+    Rv64,
 }
 
 /// The sets of this instruction set architecture, best first.
@@ -40,6 +43,8 @@ pub(crate) const ALL: &[KernelSet] = &[
     KernelSet::Avx2,
     #[cfg(target_arch = "riscv64")]
     KernelSet::Rvv,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rv64,
     KernelSet::Portable,
 ];
 
@@ -56,6 +61,8 @@ pub(crate) const PINNED: Option<KernelSet> = {
         KernelSet::Avx512,
         #[cfg(all(kwaainet_kernels = "rvv", target_arch = "riscv64"))]
         KernelSet::Rvv,
+        #[cfg(all(kwaainet_kernels = "rv64", target_arch = "riscv64"))]
+        KernelSet::Rv64,
     ];
     NAMED.first().copied()
 };
@@ -78,6 +85,8 @@ macro_rules! call {
             // SAFETY: as above.
             #[cfg(target_arch = "riscv64")]
             KernelSet::Rvv => unsafe { rvv::$function($($argument),*) },
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => rv64::$function($($argument),*),
         }
     };
 }
@@ -98,6 +107,8 @@ impl KernelSet {
             KernelSet::Avx512 => "avx512",
             #[cfg(target_arch = "riscv64")]
             KernelSet::Rvv => "rvv",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => "rv64",
         }
     }
 
@@ -113,6 +124,8 @@ impl KernelSet {
             KernelSet::Avx512 => avx512::runs_here(),
             #[cfg(target_arch = "riscv64")]
             KernelSet::Rvv => rvv::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => true,
         }
     }
 
