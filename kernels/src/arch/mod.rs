@@ -4,6 +4,8 @@
 //! signatures, and `dispatch.rs` sends the rest to `portable`. All give the same bits.
 
 pub(crate) mod portable;
+#[cfg(target_arch = "riscv64")]
+pub(crate) mod riscv64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
