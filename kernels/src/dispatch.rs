@@ -4,6 +4,8 @@
 //! kwaainet_kernels="NAME"`) has that set in `PINNED`, so that every match below folds away and the binary
 //! holds nothing else; otherwise it holds all sets of its instruction set architecture.
 
+#[cfg(target_arch = "riscv64")]
+use crate::arch::riscv64::{rv64, rvv};
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{avx2, avx512, avxvnni};
 use crate::arch::{Codes, CodesMut, Floats, HeadGroup, portable};
@@ -23,6 +25,12 @@ pub enum KernelSet {
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// RISC-V with the vector extension 1.0.
+    #[cfg(target_arch = "riscv64")]
+    Rvv,
+    /// RISC-V of 64 bits without vectors.
+    #[cfg(target_arch = "riscv64")]
+    Rv64,
 }
 
 /// The sets of this instruction set architecture, best first.
@@ -33,25 +41,30 @@ pub(crate) const ALL: &[KernelSet] = &[
     KernelSet::AvxVnni,
     #[cfg(target_arch = "x86_64")]
     KernelSet::Avx2,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rvv,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rv64,
     KernelSet::Portable,
 ];
 
 /// The one set that this build was made for, if it was.
 pub(crate) const PINNED: Option<KernelSet> = {
-    if cfg!(kwaainet_kernels = "portable") {
-        Some(KernelSet::Portable)
-    } else {
-        match () {
-            #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
-            () => Some(KernelSet::Avx2),
-            #[cfg(all(kwaainet_kernels = "avxvnni", target_arch = "x86_64"))]
-            () => Some(KernelSet::AvxVnni),
-            #[cfg(all(kwaainet_kernels = "avx512", target_arch = "x86_64"))]
-            () => Some(KernelSet::Avx512),
-            #[allow(unreachable_patterns, reason = "reached when the build is for no set in particular")]
-            () => None,
-        }
-    }
+    const NAMED: &[KernelSet] = &[
+        #[cfg(kwaainet_kernels = "portable")]
+        KernelSet::Portable,
+        #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
+        KernelSet::Avx2,
+        #[cfg(all(kwaainet_kernels = "avxvnni", target_arch = "x86_64"))]
+        KernelSet::AvxVnni,
+        #[cfg(all(kwaainet_kernels = "avx512", target_arch = "x86_64"))]
+        KernelSet::Avx512,
+        #[cfg(all(kwaainet_kernels = "rvv", target_arch = "riscv64"))]
+        KernelSet::Rvv,
+        #[cfg(all(kwaainet_kernels = "rv64", target_arch = "riscv64"))]
+        KernelSet::Rv64,
+    ];
+    NAMED.first().copied()
 };
 
 /// Calls a function of the set that runs.
@@ -69,6 +82,11 @@ macro_rules! call {
             // SAFETY: as above.
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx512 => unsafe { avx512::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => unsafe { rvv::$function($($argument),*) },
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => rv64::$function($($argument),*),
         }
     };
 }
@@ -87,6 +105,10 @@ impl KernelSet {
             KernelSet::AvxVnni => "avxvnni",
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx512 => "avx512",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => "rvv",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => "rv64",
         }
     }
 
@@ -100,6 +122,19 @@ impl KernelSet {
             KernelSet::AvxVnni => avxvnni::runs_here(),
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx512 => avx512::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => rvv::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => true,
+        }
+    }
+
+    /// Panels that the set likes to take at once, at most as many as the limit.
+    pub(crate) fn panels_together(self) -> usize {
+        match self.effective() {
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => avx512::PANELS_TOGETHER,
+            _ => 2,
         }
     }
 
@@ -109,7 +144,7 @@ impl KernelSet {
         PINNED.unwrap_or(self)
     }
 
-    /// One panel or [`crate::PANELS_TOGETHER`]; `out` is `[panel][token]`.
+    /// One to [`KernelSet::panels_together`] panels; `out` is `[panel][token]`.
     pub(crate) fn multiply_panels(self, format: Format, panels: &[u8], x: &Codes<'_>, out: Sums<'_>) {
         call!(self, multiply_panels(format, panels, x, out))
     }

@@ -10,6 +10,7 @@ mod identity;
 mod inspect;
 mod logs;
 mod p2p;
+mod perplexity;
 mod run;
 mod serve;
 mod service;
@@ -17,6 +18,7 @@ mod setup;
 mod start;
 mod stats;
 mod status;
+mod sweep;
 mod tokenize;
 
 use std::io::{self, Write};
@@ -53,6 +55,7 @@ enum Command {
     Service(service::Service),
     Inspect(inspect::Inspect),
     Benchmark(benchmark::Benchmark),
+    Perplexity(perplexity::Perplexity),
     Tokenize(tokenize::Tokenize),
 }
 
@@ -109,6 +112,7 @@ fn command_line() -> Result<Exit, Failure> {
         Some(Command::Service(command)) => command.execute(),
         Some(Command::Inspect(command)) => command.execute(),
         Some(Command::Benchmark(command)) => command.execute(),
+        Some(Command::Perplexity(command)) => command.execute(),
         Some(Command::Tokenize(command)) => command.execute(),
         None => Err(Failure::usage(format!("say what to do; `{name} --help` tells what there is"))),
     }
@@ -171,6 +175,7 @@ mod tests {
             "service",
             "inspect",
             "benchmark",
+            "perplexity",
             "tokenize",
         ] {
             assert!(help.output.contains(command), "{}", help.output);

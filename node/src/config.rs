@@ -1,8 +1,8 @@
 //! The node's settings: what each may be, what it is, and where that comes from.
 //!
-//! A value is looked for in the flags of the command, then in the environment, then in `config.toml` of the home
-//! folder; else the default holds. All of them go through the same check, so past [`Config::load`] no setting is
-//! out of its range.
+//! A value is looked for in the flags of the command, then in the environment, then in `config.toml` of the
+//! home folder; else the default holds. All of them go through the same check, so past [`Config::load`] no
+//! setting is out of its range.
 
 mod file;
 pub mod keys;

@@ -1,7 +1,7 @@
 //! The control socket: how commands ask the running node.
 //!
-//! A Unix socket in the folder `run`, which only its owner can enter. One line of JSON each way and a connection:
-//! the question `{"ask": "status"}`, with arguments beside `ask`; the answer `{"answer": …}` or
+//! A Unix socket in the folder `run`, which only its owner can enter. One line of JSON each way and a
+//! connection: the question `{"ask": "status"}`, with arguments beside `ask`; the answer `{"answer": …}` or
 //! `{"refusal": "a sentence"}`.
 
 use std::cell::Cell;
@@ -24,6 +24,8 @@ pub fn path(home: &Path) -> PathBuf {
     home.join("run/control.socket")
 }
 
+#[cfg(not(unix))]
+pub use elsewhere::{Control, ask};
 #[cfg(unix)]
 pub use unix::{Control, ask};
 
@@ -50,8 +52,8 @@ mod unix {
     }
 
     impl Control {
-        /// Opens the socket. The caller holds the lock of the home folder, so a socket that is there is a dead
-        /// node's.
+        /// Opens the socket. The caller holds the lock of the home folder, so a socket that is there is a
+        /// dead node's.
         pub fn open(home: &Path) -> Result<Control, Failure> {
             crate::home::inner(home, "run")?;
             let path = path(home);
@@ -231,6 +233,18 @@ mod unix {
         }
 
         #[test]
+        fn so_many_questions_are_taken_at_once_and_no_more() {
+            with_echo("many", |home| {
+                let connect = || UnixStream::connect(path(home)).unwrap();
+                let mut open: Vec<UnixStream> = (0..QUESTIONS_MAX).map(|_| connect()).collect();
+                assert_eq!(connect().read(&mut [0]).unwrap(), 0);
+                let mut last = open.pop().unwrap();
+                last.write_all(b"{\"ask\": \"echo\"}\n").unwrap();
+                assert!(last.read(&mut [0]).unwrap() > 0);
+            });
+        }
+
+        #[test]
         fn without_a_node_the_code_says_so() {
             let home = std::env::temp_dir().join("kwaainet-control-none");
             assert_eq!(ask(&home, &json!({})).unwrap_err().exit, Exit::NotRunning);
@@ -238,9 +252,32 @@ mod unix {
     }
 }
 
-/// Other systems than Unix have no control socket here.
+/// Other systems than Unix have no such socket; `serve` works there, `start` says why it does not.
 #[cfg(not(unix))]
-pub fn ask(_home: &Path, _question: &Value) -> Result<Value, Failure> {
-    let message = "asking a running node needs a Unix socket, which this system is not served with";
-    Err(Failure::new(Exit::NotRunning, message))
+mod elsewhere {
+    use smol::LocalExecutor;
+
+    use super::*;
+
+    const WHY: &str = "a node and its commands meet at a Unix socket, which this system is not served with";
+
+    /// What does not exist here.
+    pub struct Control {}
+
+    impl Control {
+        /// Says why there is none.
+        pub fn open(_home: &Path) -> Result<Control, Failure> {
+            Err(Failure::new(Exit::Failure, WHY))
+        }
+
+        /// Waits for ever.
+        pub async fn run(&self, _executor: &LocalExecutor<'static>, _answerer: Answerer) {
+            std::future::pending().await
+        }
+    }
+
+    /// Says why nobody can be asked.
+    pub fn ask(_home: &Path, _question: &Value) -> Result<Value, Failure> {
+        Err(Failure::new(Exit::NotRunning, WHY))
+    }
 }

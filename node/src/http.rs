@@ -7,6 +7,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread;
 
+use kwaainet_engine::memory::Residence;
 use smol::channel::{Receiver, bounded};
 
 use crate::config::{Config, keys};
@@ -85,6 +86,13 @@ pub fn choice(config: &Config) -> Choice {
         kv: config.text(&keys::MODEL_KV).map(str::to_owned),
         quantize: config.text(&keys::MODEL_QUANTIZE).map(str::to_owned),
         threads: size(&keys::MODEL_THREADS),
+        pin: config.is_on(&keys::MODEL_PIN),
+        residence: match config.text(&keys::MODEL_RESIDENCE) {
+            Some("locked") => Residence::Locked,
+            Some("streamed") => Residence::Streamed,
+            _ => Residence::Mapped,
+        },
+        huge_pages: config.is_on(&keys::MODEL_HUGE_PAGES),
     }
 }
 

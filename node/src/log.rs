@@ -1,7 +1,7 @@
 //! What the node says, a line at a time: to standard error, and to a log of bounded size.
 //!
-//! Lines hold what happened, not what is: states are asked with `status`. Control characters are taken out, since
-//! parts of a line may come from peers and end on a terminal.
+//! Lines hold what happened, not what is: states are asked with `status`. Control characters are taken out,
+//! since parts of a line may come from peers and end on a terminal.
 
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
@@ -21,8 +21,8 @@ struct Log {
     echo: bool,
 }
 
-/// From now on lines go to `kwaainet.log` in `folder`, and to standard error as well if `echo` is set. Panics go
-/// there too.
+/// From now on lines go to `kwaainet.log` in `folder`, and to standard error as well if `echo` is set. Panics
+/// go there too.
 pub fn open(folder: &Path, echo: bool) -> io::Result<()> {
     let log = Log { file: Mutex::new(Rotating::open(path(folder), LOG_BYTES_MAX)?), echo };
     // A second log in one process would be a mistake of ours, and the first goes on.

@@ -1,7 +1,7 @@
 //! What the node counts, as Prometheus reads it (text format 0.0.4).
 //!
-//! Each room tells its own numbers when it is asked, so nothing is counted twice and idle nodes count nothing. A
-//! room joins with [`Metrics::add`].
+//! Each room tells its own numbers when it is asked, so nothing is counted twice and idle nodes count
+//! nothing. A room joins with [`Metrics::add`].
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write;

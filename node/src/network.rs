@@ -1,6 +1,7 @@
 //! The network part of the node: libp2p, the DHT of Hivemind, and what commands ask of them.
 //!
-//! The supervisor keeps it running. Without it the node answers all the same, and `status` tells why it is away.
+//! The supervisor keeps it running. Without it the node answers all the same, and `status` tells why it is
+//! away.
 
 use std::cell::RefCell;
 use std::path::Path;
@@ -120,7 +121,8 @@ impl Network {
         Ok(Live { fabric, dht })
     }
 
-    /// What is told of the node. Without a model nothing is written into the DHT; who asks the node is answered.
+    /// What is told of the node. Without a model nothing is written into the DHT; who asks the node is
+    /// answered.
     fn announcement(&self, state: petals::State, model: Option<ServedModel>) -> Announcement {
         let version = Some(env!("CARGO_PKG_VERSION").to_owned());
         Announcement {

@@ -1,14 +1,13 @@
 //! A running node: the HTTP part first, and beside it what belongs to a home folder.
 //!
-//! One thread runs all of it; computing and the network have theirs. What failed and can be tried again is the
-//! supervisor's ([`Parts`]); what can't ends the node with a sentence and its exit code.
+//! One thread runs all of it; computing and the network have theirs. What failed and can be tried again is
+//! the supervisor's ([`Parts`]); what can't ends the node with a sentence and its exit code.
 
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
 use kwaainet_engine::memory;
-use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 use smol::channel::{Receiver, Sender, bounded};
 use smol::future::{self, FutureExt, zip};
@@ -154,12 +153,11 @@ fn count_network(metrics: &Metrics, network: Rc<Network>) {
 }
 
 fn process_metrics() -> Vec<Metric> {
-    let mut metrics = vec![Metric::one(
-        "process_cpu_seconds_total",
-        Kind::Counter,
-        "Processor time of all threads, in seconds.",
-        processor_s(),
-    )];
+    let mut metrics = Vec::new();
+    if let Some(time_s) = processor_s() {
+        let help = "Processor time of all threads, in seconds.";
+        metrics.push(Metric::one("process_cpu_seconds_total", Kind::Counter, help, time_s));
+    }
     if let Some(resident) = memory::resident() {
         let help = "Memory of the process, mapped files included, in bytes.";
         metrics.push(Metric::one("process_resident_bytes", Kind::Gauge, help, resident.total_bytes as f64));
@@ -167,10 +165,16 @@ fn process_metrics() -> Vec<Metric> {
     metrics
 }
 
-/// Processor time of all threads since the process began, in seconds.
-fn processor_s() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+/// Processor time of all threads since the process began, in seconds; `None` where the system doesn't tell.
+fn processor_s() -> Option<f64> {
+    #[cfg(unix)]
+    {
+        use rustix::time::{ClockId, clock_gettime};
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        Some(time.tv_sec as f64 + time.tv_nsec as f64 / 1e9)
+    }
+    #[cfg(not(unix))]
+    None
 }
 
 impl Node {

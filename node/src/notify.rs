@@ -1,7 +1,7 @@
 //! Word to systemd: that the node is ready, that it ends, and that it is alive (sd_notify(3)).
 //!
-//! A datagram of text to the socket that systemd names. Without one nothing is said. The sign of life comes from
-//! the executor's own thread, so that a stuck node is noticed.
+//! A datagram of text to the socket that systemd names. Without one nothing is said. The sign of life comes
+//! from the executor's own thread, so that a stuck node is noticed.
 
 use std::env;
 use std::time::Duration;

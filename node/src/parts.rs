@@ -1,7 +1,7 @@
 //! The supervisor: the parts of a node, how each fares, and starting again what failed.
 //!
-//! A part that fails is a state that `status` shows, with its reason and when it is tried again; the rest goes
-//! on. What can't go on at all (a taken port, a broken model) ends the node and is no part's failure.
+//! A part that fails is a state that `status` shows, with its reason and when it is tried again; the rest
+//! goes on. What can't go on at all (a taken port, a broken model) ends the node and is no part's failure.
 
 use std::cell::RefCell;
 use std::future::Future;

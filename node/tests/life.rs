@@ -214,6 +214,10 @@ fn a_daemon_starts_with_its_flags_answers_restarts_and_stops() {
     assert_eq!(home.fails("stop").0, 3);
     assert_eq!(home.fails("restart").0, 3);
     assert_eq!(home.fails("p2p info").0, 3);
+    assert_eq!(home.run("logs -n 100000").status.code(), Some(0));
+    assert_eq!(home.fails("logs -n 100001").0, 2);
+    assert_eq!(home.fails("p2p peers ping -c 1000 12D3").0, 3);
+    assert_eq!(home.fails("p2p peers ping -c 1001 12D3").0, 2);
     assert!(!home.file("run/control.socket").exists());
 }
 
@@ -306,8 +310,9 @@ fn two_nodes_find_each_other_by_bootstrap() {
     assert!(other.says("p2p peers list").contains(id));
     assert!(other.says(&format!("p2p peers find {id}")).contains("/ip4/127.0.0.1/tcp/"));
     assert!(other.says(&format!("p2p peers ping -c 2 {id}")).contains("median"));
-    let connected = one.json(&format!("p2p peers connect --json {address}"));
-    assert!(connected["peer_id"].is_string() || connected.is_null());
+    assert_eq!(other.json(&format!("p2p peers connect --json {address}"))["peer_id"], id);
+    let (code, said) = one.fails(&format!("p2p peers connect {address}"));
+    assert!(code == 1 && said.contains("itself"), "{said}");
     let nobody = "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5";
     assert_eq!(other.fails(&format!("p2p peers ping {nobody}")).0, 1);
     assert_eq!(other.fails("p2p peers ping nobody").0, 1);
@@ -324,6 +329,47 @@ fn a_network_that_fails_is_a_state_and_no_end() {
     assert!(home.says("status").contains("again in"));
     drop(taken);
     wait_until("the network runs", || home.json("status --json")["parts"]["network"]["state"] == "running");
+}
+
+#[test]
+fn systemd_hears_that_the_node_is_ready_alive_and_ends() {
+    let home = Home::new("systemd_hears");
+    let path = home.file("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let mut command = home.command("start");
+    command.env("NOTIFY_SOCKET", &path).env("INVOCATION_ID", "0").env("WATCHDOG_USEC", "100000");
+    let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+    let hear = || {
+        let mut bytes = [0; 64];
+        let count = socket.recv(&mut bytes).expect("a word comes");
+        text(&bytes[..count])
+    };
+    let hear_until = |word: &str| (0..1000).any(|_| hear() == word);
+    assert!(hear_until("READY=1"));
+    assert_eq!(home.json("status --json")["managed_by"], "systemd");
+    assert!(home.fails("restart").1.contains("systemctl restart"));
+    assert!((0..3).all(|_| hear_until("WATCHDOG=1")));
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert!(hear_until("STOPPING=1"));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_node_at_the_terminal_says_what_it_does_and_ends_by_interrupt() {
+    let home = Home::new("a_node_at_the_terminal");
+    let child = home.command("start --no-network").stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the node is ready", || {
+        home.run("status --json").status.success() && home.says("logs").contains("The node is up as")
+    });
+    assert_eq!(home.json("status --json")["parts"]["network"]["state"], "off");
+    assert_eq!(home.fails("p2p info").0, 1);
+    assert!(Command::new("kill").args(["-s", "INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let said = text(&output.stderr);
+    assert!(said.starts_with("Made the identity") || said.starts_with("Listening at"), "{said}");
+    assert!(said.contains("Ended."), "{said}");
 }
 
 #[test]

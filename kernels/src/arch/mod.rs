@@ -4,6 +4,8 @@
 //! signatures, and `dispatch.rs` sends the rest to `portable`. All give the same bits.
 
 pub(crate) mod portable;
+#[cfg(target_arch = "riscv64")]
+pub(crate) mod riscv64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
@@ -41,6 +43,7 @@ pub(crate) struct CodesBlock<'a> {
 
 impl<'a> Codes<'a> {
     /// Tile by tile.
+    #[allow(dead_code, reason = "not every instruction set architecture walks tile by tile")]
     pub fn tiles(self) -> impl Iterator<Item = Codes<'a>> {
         (0..self.tokens).step_by(INTERLEAVED_TOKENS).map(move |first| {
             let tokens = INTERLEAVED_TOKENS.min(self.tokens - first);

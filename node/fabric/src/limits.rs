@@ -1,8 +1,8 @@
 //! Every bound of the network, with unit and reason.
 //!
 //! Nothing that a peer sends makes the node grow past these. The worst case of buffered bytes is
-//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, and it takes peers that really send them;
-//! `docs/network.md` adds the rest up.
+//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, 96 MiB, and it takes peers that really send
+//! them. A connection itself costs about 75 kB (measured).
 
 use std::time::Duration;
 
@@ -18,12 +18,16 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = 4;
 /// Connections from one public subnet (/24 of IPv4, /48 of IPv6), so that one owner of many addresses leaves
 /// room for others.
 pub const CONNECTIONS_PER_SUBNET_MAX: usize = 16;
-/// The same for a private network or this machine: a whole LAN is one subnet.
-pub const CONNECTIONS_PER_LAN_MAX: usize = 64;
+/// The same from this machine itself, where several nodes may run and one owner decides anyway.
+pub const CONNECTIONS_HERE_MAX: usize = 64;
+/// Incoming connections through relays, whose peers' own addresses nobody sees.
+pub const CONNECTIONS_RELAYED_MAX: usize = 32;
 /// Incoming connections that have not yet proved who they are.
 pub const HANDSHAKES_INBOUND_MAX: usize = 32;
 /// Incoming handshakes from one subnet, so that silent ones from one place leave room for others.
 pub const HANDSHAKES_PER_SUBNET_MAX: usize = 8;
+/// Incoming handshakes from one address of this machine, or through relays.
+pub const HANDSHAKES_HERE_MAX: usize = 16;
 /// Connections that we are opening.
 pub const DIALS_MAX: usize = 32;
 /// Connections opened by strangers beyond which the longest idle of no use is closed, so that there is room
@@ -120,6 +124,8 @@ pub const PEERS_KEPT_MAX: usize = 64;
 pub const PEERS_FILE_BYTES_MAX: u64 = 256 * 1024;
 /// The file of kept peers is written at most this often: SD cards wear out.
 pub const PEERS_FILE_INTERVAL: Duration = Duration::from_secs(600);
+/// The first time after a start: a node that loses power early still knows its peers.
+pub const PEERS_FILE_DELAY: Duration = Duration::from_secs(60);
 /// Bootstrap addresses in the settings.
 pub const BOOTSTRAPS_MAX: usize = 64;
 /// Listen and announced addresses in the settings.
@@ -175,6 +181,13 @@ pub const LISTEN_QUEUE: i32 = 128;
 pub const LAN_PACKET_BYTES_MAX: usize = 4096;
 /// Addresses taken from one packet.
 pub const LAN_ADDRESSES_PER_PACKET_MAX: usize = 16;
+/// Peers of the book that are there because they announced themselves on a LAN and are not connected: a
+/// liar on the LAN can't push others out.
+pub const LAN_PEERS_MAX: usize = 128;
+/// Lists of peers that wait for the swarm's task.
+pub const LAN_SEEN_WAITING_MAX: usize = 16;
+/// Of two nodes that hear of each other at once, one dials and the other gives it this time.
+pub const LAN_COURTESY: Duration = Duration::from_secs(1);
 /// Packets looked at each second on one interface; more are dropped unread.
 pub const LAN_PACKETS_PER_SECOND_MAX: u32 = 100;
 /// First question after the start; doubled until [`LAN_QUERY_INTERVAL`].

@@ -224,8 +224,7 @@ fn newcomers_are_given_what_belongs_to_them() {
     smol::block_on(async {
         let (network, nodes) = joined(8, 0).await;
         let expiration = network.now() + 1000.0;
-        let records: Vec<Record> =
-            (0..KEYS).map(|number| plain(number, &key(number), expiration)).collect();
+        let records: Vec<Record> = (0..KEYS).map(|number| plain(number, &key(number), expiration)).collect();
         nodes[3].store_many(&records).await;
         let newcomers: Vec<Dht> = (500..530).map(|number| network.add(number)).collect();
         for newcomer in &newcomers {

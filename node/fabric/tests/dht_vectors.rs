@@ -53,7 +53,9 @@ fn value(json: &Json) -> Option<Value> {
                 "dict" => {
                     let pairs = inside.as_array()?.iter();
                     Value::Map(
-                        pairs.map(|pair| Some((value(&pair[0])?, value(&pair[1])?))).collect::<Option<_>>()?,
+                        pairs
+                            .map(|pair| Some((value(&pair[0])?, value(&pair[1])?)))
+                            .collect::<Option<_>>()?,
                     )
                 }
                 _ => return None,
@@ -92,7 +94,9 @@ fn msgpack_is_the_references() {
             });
             assert_eq!(decoded.entries, entries.collect::<BTreeMap<_, _>>());
             compared += 1;
-        } else if let Some(value) = value(&vector["value"]).filter(|_| !vector["hex"].as_str().unwrap().contains("5188a473697a65")) {
+        } else if let Some(value) =
+            value(&vector["value"]).filter(|_| !vector["hex"].as_str().unwrap().contains("5188a473697a65"))
+        {
             assert_eq!(decoded, value, "{vector}");
             compared += 1;
         }
@@ -212,10 +216,8 @@ fn the_specifications_own_bytes() {
     assert_eq!(request, FindRequest { keys: vec![key], node: None });
 
     let value = hex("82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0");
-    let store = hex(
-        "1214 0a63ed21831f3f7d24f07949cea69a94476b4faf 1a05 a464656d6f \
-         2219 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 2a08 00000040fc54d941 3201 00",
-    );
+    let store = hex("1214 0a63ed21831f3f7d24f07949cea69a94476b4faf 1a05 a464656d6f \
+         2219 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 2a08 00000040fc54d941 3201 00");
     let item = StoreItem {
         key,
         tag: hex("a464656d6f"),
@@ -228,14 +230,13 @@ fn the_specifications_own_bytes() {
     // We add who we are, and nothing else.
     assert_eq!(request.encode(), [store, hex("3a00")].concat());
 
-    let entries =
-        [(Subkey::text("demo").unwrap(), Entry { value, expiration: 1_700_000_000.0 })].into();
-    let dictionary = hex(
-        "c73e50 93 cb7ff0000000000000 cb41d954fc40000000 91 93 a464656d6f \
-         c419 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 cb41d954fc40000000",
-    );
+    let entries = [(Subkey::text("demo").unwrap(), Entry { value, expiration: 1_700_000_000.0 })].into();
+    let dictionary = hex("c73e50 93 cb7ff0000000000000 cb41d954fc40000000 91 93 a464656d6f \
+         c419 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 cb41d954fc40000000");
     assert_eq!(Dictionary { entries }.encode(), dictionary);
-    let found = FindResponse::decode(&[hex("124e 0802 1241"), dictionary.clone(), hex("19 00000040fc54d941")].concat());
+    let found = FindResponse::decode(
+        &[hex("124e 0802 1241"), dictionary.clone(), hex("19 00000040fc54d941")].concat(),
+    );
     let found = found.unwrap().results.remove(0).value.unwrap();
     assert!(found.is_dictionary);
     assert_eq!((found.bytes, found.expiration), (dictionary, 1_700_000_000.0));
@@ -260,7 +261,9 @@ fn repeated_numbers_are_read_packed_or_single() {
     let single = list("29 000000000000f83f 29 0000000000000440", "3000 3001");
     assert_eq!(single.unwrap(), expected);
     assert!(list("29 000000000000f83f", "3000 3001").unwrap_err().0.contains("1 expirations"));
-    assert!(list("29 000000000000f83f 29 000000000000f8ff", "3000 3001").unwrap_err().0.contains("not a number"));
+    assert!(
+        list("29 000000000000f83f 29 000000000000f8ff", "3000 3001").unwrap_err().0.contains("not a number")
+    );
 }
 
 #[test]
@@ -294,7 +297,8 @@ fn a_record_of_ours_is_its_peers_alone() {
     let signed = validators::sign(&ours, key, &subkey, b"value", 5.0).unwrap();
     assert_eq!(validators::check(key, Some(&subkey), &signed, 5.0).unwrap().as_ref(), b"value");
     let forged = validators::sign(&others, key, &subkey, b"value", 5.0).unwrap();
-    let refusal = |subkey: &Subkey, value: &[u8]| validators::check(key, Some(subkey), value, 5.0).unwrap_err().0;
+    let refusal =
+        |subkey: &Subkey, value: &[u8]| validators::check(key, Some(subkey), value, 5.0).unwrap_err().0;
     assert!(refusal(&subkey, &forged).contains("signed by another than the owner"));
     assert!(refusal(&subkey, b"value").contains("bears no signature"));
     assert!(refusal(&subkey, b"value[signature:!]").contains("no base64"));

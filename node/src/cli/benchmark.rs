@@ -7,22 +7,22 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Barrier;
-use std::thread;
 use std::time::Instant;
 
 use argh::FromArgs;
+use kwaainet_engine::disk::sequential_read_bytes_per_s;
 use kwaainet_engine::engine::{Engine, Input, Run, Wanted};
 use kwaainet_engine::kv::SessionId;
-use kwaainet_engine::memory;
+use kwaainet_engine::memory::{self, Residence};
 use kwaainet_kernels::KV_PAGE_TOKENS;
 use serde_json::json;
 
 use crate::exit::{Exit, Failure};
-use crate::model::Choice;
+use crate::model::{Choice, residence};
 use crate::signals::Signals;
 
 use super::stats::{memory_json, memory_line, rate};
+use super::sweep::read_bandwidth;
 
 /// measure prefill, decode and memory
 #[derive(FromArgs)]
@@ -54,18 +54,28 @@ pub struct Benchmark {
     /// what to make of float weights: keep, f32, q8_0, q4_0 or q4_k (default: keep)
     #[argh(option)]
     quantize: Option<String>,
-    /// compute threads (default: all cores)
+    /// compute threads (default: all fast cores)
     #[argh(option)]
     threads: Option<usize>,
+    /// bind each compute thread to a core, fast cores first
+    #[argh(switch)]
+    pin: bool,
+    /// read the weights in at once and lock them in memory (otherwise they are mapped and come as they are used)
+    #[argh(switch)]
+    lock: bool,
+    /// hold only a block or two of the weights in memory and read the rest from the disk for each token
+    #[argh(switch)]
+    stream: bool,
+    /// ask the system for large pages
+    #[argh(switch)]
+    huge_pages: bool,
     /// print one JSON object
     #[argh(switch)]
     json: bool,
 }
 
-/// The buffer that is swept, in bytes: far beyond any cache.
-const SWEEP_BYTES: usize = 384 * 1024 * 1024;
-/// Sweeps; the best counts.
-const SWEEPS: usize = 5;
+/// Tokens of the prompt whose first token ends the measured load.
+const FIRST_PROMPT_TOKENS: usize = 8;
 
 /// Tokens a second of all sessions together.
 #[derive(Clone, Copy, Default)]
@@ -77,6 +87,7 @@ struct Rates {
 impl Benchmark {
     /// Measures and prints.
     pub fn execute(self) -> Result<Exit, Failure> {
+        let start = Instant::now();
         if self.prompt_tokens.max(self.generate_tokens) == 0 || self.batch == 0 || self.repeat == 0 {
             return Err(Failure::usage(
                 "a benchmark needs tokens to read or to generate, 1 session and 1 repetition",
@@ -84,25 +95,41 @@ impl Benchmark {
         }
         let tokens = [self.depth, self.prompt_tokens, self.generate_tokens];
         let context = tokens.iter().fold(0_usize, |sum, &count| sum.saturating_add(count));
+        let context = context.max(FIRST_PROMPT_TOKENS);
         let choice = Choice {
             path: self.model.clone(),
             context_tokens: Some(context),
             kv: self.kv.clone(),
             quantize: self.quantize.clone(),
             threads: self.threads,
+            pin: self.pin,
+            residence: residence(self.lock, self.stream)?,
+            huge_pages: self.huge_pages,
         };
         let mut parts = choice.open(self.batch, &mut |line| eprintln!("{line}"))?;
         let signals = Signals::listen()?;
+        if !first_token(&mut parts.engine, &signals)? {
+            return Ok(Exit::Interrupted);
+        }
+        let first_token_s = start.elapsed().as_secs_f64();
         let Some(rates) = self.measure(&mut parts.engine, &signals)? else { return Ok(Exit::Interrupted) };
         let resident = memory::resident();
         let engine = &parts.engine;
         let (name, budget) = (engine.spec().name.clone(), *engine.budget());
         let (kernels, threads) = (engine.options().kernels.name(), engine.options().threads);
         let load_s = parts.load_s;
+        let streamed = engine.options().residence == Residence::Streamed;
+        let disk = self.model.as_ref().filter(|path| streamed && path.is_file());
         let file_bytes: u64 = parts.files.files().iter().map(|(_, bytes)| bytes).sum();
         // The compute threads must not stand beside the sweep.
         drop(parts);
         let bandwidth = read_bandwidth(threads);
+        let disk = disk.map(|path| sequential_read_bytes_per_s(path)).transpose().map_err(|error| {
+            Failure::new(
+                Exit::Failure,
+                format!("can't read the model's file to see how fast its disk is: {error}"),
+            )
+        })?;
         // A pass reads the weights once, and of each session the keys and values of all tokens before: on
         // average, those of its depth, its prompt and half of what is generated.
         let passes_per_s = rates.decode / self.batch as f64;
@@ -118,6 +145,7 @@ impl Benchmark {
                 "kernels": kernels,
                 "threads": threads,
                 "load_s": load_s,
+                "first_token_s": first_token_s,
                 "batch": self.batch,
                 "depth_tokens": self.depth,
                 "prompt_tokens": self.prompt_tokens,
@@ -134,11 +162,14 @@ impl Benchmark {
                 "file_bytes": file_bytes,
                 "kv_bytes": budget.kv_bytes,
                 "scratch_bytes": budget.scratch_bytes,
+                "streamed": streamed,
+                "disk_bytes_per_s": disk,
                 "memory": memory_json(resident),
             });
             writeln!(out, "{object}")?;
         } else {
             writeln!(out, "{name}, kernel set {kernels}, {threads} threads, loaded in {load_s:.2} s")?;
+            writeln!(out, "First token {:.1} ms after the start.", first_token_s * 1e3)?;
             let sessions = match (self.batch, self.depth) {
                 (1, 0) => String::new(),
                 (batch, 0) => format!(" in each of {batch} sessions"),
@@ -157,6 +188,15 @@ impl Benchmark {
                 read / bandwidth,
                 weights_read / bandwidth
             )?;
+            if let Some(disk) = disk {
+                writeln!(
+                    out,
+                    "Streamed: {:.2} GB/s of weights; this disk reads {:.2} GB/s; ratio {:.2}.",
+                    weights_read / 1e9,
+                    disk / 1e9,
+                    weights_read / disk
+                )?;
+            }
             let (file, kv) = (file_bytes as f64 / 1e6, budget.kv_bytes as f64 / 1e6);
             writeln!(out, "{} File {file:.1} MB, KV cache {kv:.1} MB.", memory_line(resident))?;
         }
@@ -208,6 +248,19 @@ impl Benchmark {
     }
 }
 
+/// Reads a short prompt in a session of its own and chooses the token behind it; false if a signal came.
+fn first_token(engine: &mut Engine, signals: &Signals) -> Result<bool, Failure> {
+    if signals.came() {
+        return Ok(false);
+    }
+    let ids = Ids::new(engine.spec().vocabulary).take(FIRST_PROMPT_TOKENS);
+    let session = engine.open_session(FIRST_PROMPT_TOKENS).expect("no session was opened before");
+    let logits = engine.forward(&[Run { session, input: Input::Tokens(&ids), wanted: Wanted::Last }])?;
+    std::hint::black_box(logits.iter().max_by(|a, b| a.total_cmp(b)));
+    engine.close_session(session);
+    Ok(true)
+}
+
 /// Reads tokens into a session, as many a pass as the engine takes; false if a signal came.
 fn prefill(
     engine: &mut Engine,
@@ -248,48 +301,6 @@ impl Ids {
     }
 }
 
-/// The best of several reads of a large buffer by all threads at once, in bytes a second.
-fn read_bandwidth(threads: usize) -> f64 {
-    let words = SWEEP_BYTES / size_of::<u64>();
-    let buffer: Vec<u64> = (0..words as u64).collect();
-    let share = words.div_ceil(threads.max(1));
-    let mut best = 0.0_f64;
-    for _ in 0..SWEEPS {
-        let parts: Vec<&[u64]> = buffer.chunks(share).collect();
-        let barrier = &Barrier::new(parts.len());
-        let seconds = thread::scope(|scope| {
-            let sweep = |part| {
-                scope.spawn(move || {
-                    barrier.wait();
-                    let start = Instant::now();
-                    std::hint::black_box(sum(part));
-                    (start, Instant::now())
-                })
-            };
-            let handles: Vec<_> = parts.iter().copied().map(sweep).collect();
-            // From the first start to the last end, as the threads saw them: this thread may be woken late.
-            let times: Vec<_> =
-                handles.into_iter().map(|handle| handle.join().expect("a sum does not panic")).collect();
-            let start = times.iter().map(|time| time.0).min().expect("at least one thread");
-            let end = times.iter().map(|time| time.1).max().expect("at least one thread");
-            (end - start).as_secs_f64()
-        });
-        best = best.max(SWEEP_BYTES as f64 / seconds);
-    }
-    best
-}
-
-/// Sixteen sums side by side, so that reading is what takes the time.
-fn sum(words: &[u64]) -> u64 {
-    let mut sums = [0_u64; 16];
-    for chunk in words.chunks_exact(16) {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum = sum.wrapping_add(*word);
-        }
-    }
-    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,11 +313,5 @@ mod tests {
             assert!(round.len() == 8 && round.iter().all(|&id| id < 2048));
             assert!(!rounds[..index].contains(round));
         }
-    }
-
-    #[test]
-    fn a_sweep_reads_every_word() {
-        let words: Vec<u64> = (0..160).collect();
-        assert_eq!(sum(&words), 159 * 160 / 2);
     }
 }

@@ -5,6 +5,7 @@ use argh::FromArgs;
 use crate::config::{Config, Flag, keys};
 use crate::exit::{Exit, Failure};
 use crate::http::Port;
+use crate::model::residence;
 use crate::signals::Signals;
 use crate::{home, node};
 
@@ -43,9 +44,22 @@ pub struct Serve {
     /// what to make of float weights: keep, f32, q8_0, q4_0 or q4_k (default: keep)
     #[argh(option)]
     quantize: Option<String>,
-    /// compute threads (default: all cores)
+    /// compute threads (default: all fast cores)
     #[argh(option)]
     threads: Option<String>,
+    /// bind each compute thread to a core, fast cores first
+    #[argh(switch)]
+    pin: bool,
+    /// read the weights in at once and lock them in memory (otherwise they are mapped and come as they are
+    /// used)
+    #[argh(switch)]
+    lock: bool,
+    /// hold only a block or two of the weights in memory and read the rest from the disk for each token
+    #[argh(switch)]
+    stream: bool,
+    /// ask the system for large pages
+    #[argh(switch)]
+    huge_pages: bool,
     /// the key that clients must send; others on this machine can see it here, so prefer a file
     #[argh(option)]
     api_key: Option<String>,
@@ -63,6 +77,7 @@ pub struct Serve {
 impl Serve {
     /// Serves until a signal comes.
     pub fn execute(self) -> Result<Exit, Failure> {
+        residence(self.lock, self.stream)?;
         if self.api_key.is_some() && self.api_key_file.is_some() {
             return Err(Failure::usage("give --api-key or --api-key-file, not both"));
         }
@@ -87,8 +102,14 @@ impl Serve {
         ] {
             flags.extend(value.clone().map(|value| (key, value)));
         }
-        if self.insecure_no_key {
-            flags.push((&keys::HTTP_INSECURE_NO_KEY, "true".into()));
+        for (key, value, is_given) in [
+            (&keys::HTTP_INSECURE_NO_KEY, "true", self.insecure_no_key),
+            (&keys::MODEL_PIN, "true", self.pin),
+            (&keys::MODEL_HUGE_PAGES, "true", self.huge_pages),
+            (&keys::MODEL_RESIDENCE, "locked", self.lock),
+            (&keys::MODEL_RESIDENCE, "streamed", self.stream),
+        ] {
+            flags.extend(is_given.then(|| (key, value.to_owned())));
         }
         if !self.cors.is_empty() {
             flags.push((&keys::HTTP_CORS, self.cors.join(",")));

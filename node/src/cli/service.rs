@@ -1,7 +1,8 @@
 //! `kwaainet service`: the node under the system's own supervisor.
 //!
-//! A unit is written and what to do with it is told; nothing is enabled or started behind anyone's back. Under
-//! systemd the node says when it is ready and gives signs of life, and what it does not need is shut to it.
+//! A unit is written and what to do with it is told; nothing is enabled or started behind anyone's back.
+//! Under systemd the node says when it is ready and gives signs of life, and what it does not need is shut to
+//! it.
 
 use std::env;
 use std::fs;

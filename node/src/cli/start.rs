@@ -1,8 +1,8 @@
 //! `kwaainet start`, `stop` and `restart`: a whole node, at this terminal or by itself.
 //!
-//! By itself it is this binary once more, in a session of its own, with the same flags. Its standard output leads
-//! back to the command that started it until the node is ready or has failed; that is how the command can say how
-//! it went. No process is forked halfway.
+//! By itself it is this binary once more, in a session of its own, with the same flags. Its standard output
+//! leads back to the command that started it until the node is ready or has failed; that is how the command
+//! can say how it went. No process is forked halfway.
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
@@ -181,7 +181,8 @@ impl Start {
     }
 }
 
-/// The node's identity. The one of the home folder is made if it is missing; one that was named must be there.
+/// The node's identity. The one of the home folder is made if it is missing; one that was named must be
+/// there.
 pub fn identity(config: &Config, home: &Path, given: Option<Secret>) -> Result<Identity, Failure> {
     let path = config.path(&keys::IDENTITY_KEY_FILE).unwrap_or_else(|| home.join("identity.key"));
     let is_named = config.get(&keys::IDENTITY_KEY_FILE).is_some_and(|(_, source)| source > Source::Default);

@@ -86,8 +86,8 @@ fn network(part: &Value, network: &Value) -> String {
         Some("running") => {
             let peers = &network["peers"];
             format!(
-                "runs: {} connections; peers: {} useful, {} authenticated, {} dialled, {} seen; DHT: {} nodes; \
-                 reachability {}",
+                "runs: {} connections; peers: {} useful, {} authenticated, {} dialled, {} seen; \
+                 DHT: {} nodes; reachability {}",
                 network["connections"],
                 peers["useful"],
                 peers["authenticated"],

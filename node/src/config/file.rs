@@ -14,8 +14,8 @@ use crate::limits::CONFIG_BYTES_MAX;
 
 /// What a new file begins with.
 const HEAD: &str = "\
-# Settings of this kwaainet node. `kwaainet config list` tells every setting, its value and where it comes from;
-# `kwaainet config set KEY VALUE` changes one. Comments stay.
+# Settings of this kwaainet node. `kwaainet config list` tells every setting, its value and where it comes
+# from; `kwaainet config set KEY VALUE` changes one. Comments stay.
 ";
 
 /// The file's document, known to be TOML.

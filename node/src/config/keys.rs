@@ -65,12 +65,18 @@ keys! {
     MODEL_QUANTIZE "model.quantize", Kind::OneOf(&["keep", "f32", "q8_0", "q4_0", "q4_k"]), Some("keep"),
         "what to make of float weights";
     MODEL_THREADS "model.threads", number(1, THREADS_MAX, "threads"), None,
-        "compute threads; not set: all cores";
+        "compute threads; not set: all fast cores";
+    MODEL_PIN "model.pin", Kind::Switch, Some("false"),
+        "bind each compute thread to a core, fast cores first";
+    MODEL_RESIDENCE "model.residence", Kind::OneOf(&["mapped", "locked", "streamed"]), Some("mapped"),
+        "weights come as they are used, are locked in memory at once, or are read anew for each token";
+    MODEL_HUGE_PAGES "model.huge_pages", Kind::Switch, Some("false"),
+        "ask the system for large pages";
 
     IDENTITY_KEY_FILE "identity.key_file", Kind::Text(Text::Path), Some("identity.key"),
         "the node's key; only the one in the home folder is made when it is missing";
     IDENTITY_PASSPHRASE_FILE "identity.passphrase_file", Kind::Text(Text::Path), None,
-        "a file whose first line opens a sealed key; not set: KWAAINET_PASSPHRASE, then the terminal is asked";
+        "a file whose first line opens a sealed key; not set: KWAAINET_PASSPHRASE, then a person";
 
     NETWORK_ENABLED "network.enabled", Kind::Switch, Some("true"),
         "whether `start` joins the network; without it the node works alone";

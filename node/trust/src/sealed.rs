@@ -1,7 +1,7 @@
 //! A key sealed by a passphrase.
 //!
-//! Argon2id (RFC 9106) makes a key of the passphrase, XChaCha20-Poly1305 seals the stored form with it. The whole
-//! header is authenticated, and what it asks for is bounded before anything is computed.
+//! Argon2id (RFC 9106) makes a key of the passphrase, XChaCha20-Poly1305 seals the stored form with it. The
+//! whole header is authenticated, and what it asks for is bounded before anything is computed.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -74,8 +74,8 @@ fn seal_at(stored: &[u8], passphrase: &[u8], cost: Cost) -> Result<Vec<u8>, Erro
 /// Opens what [`seal`] made.
 ///
 /// # Errors
-/// [`Error::Broken`] if it is of another version or asks for more than the limits, [`Error::WrongPassphrase`] if
-/// the passphrase is another or a byte was changed.
+/// [`Error::Broken`] if it is of another version or asks for more than the limits, [`Error::WrongPassphrase`]
+/// if the passphrase is another or a byte was changed.
 pub fn open(sealed: &[u8], passphrase: &[u8]) -> Result<Secret, Error> {
     let broken = |what: String| Err(Error::Broken(format!("the sealed key {what}")));
     if sealed.len() > KEY_FILE_BYTES_MAX || sealed.len() < HEADER_BYTES {
@@ -93,7 +93,8 @@ pub fn open(sealed: &[u8], passphrase: &[u8]) -> Result<Secret, Error> {
     Ok(body)
 }
 
-/// The cipher for a header and a passphrase. Its memory is wiped by the library, the block of Argon2id by its own.
+/// The cipher for a header and a passphrase. Its memory is wiped by the library, the block of Argon2id by its
+/// own.
 fn cipher(header: &[u8], passphrase: &[u8]) -> Result<XChaCha20Poly1305, Error> {
     if passphrase.is_empty() || passphrase.len() > PASSPHRASE_BYTES_MAX {
         return Err(Error::Broken(format!("a passphrase has 1 to {PASSPHRASE_BYTES_MAX} bytes")));
