@@ -238,7 +238,10 @@ fn owned_records_are_kept_from_their_owner_only() {
         let from = PeerId::random();
         assert_eq!(store(&dht, from, vec![record(signed(&other, expiration), expiration)]).await, [false]);
         assert_eq!(store(&dht, from, vec![record(b"value".to_vec(), expiration)]).await, [false]);
-        assert_eq!(store(&dht, from, vec![record(signed(&owner, expiration), expiration + 1.0)]).await, [false]);
+        assert_eq!(
+            store(&dht, from, vec![record(signed(&owner, expiration), expiration + 1.0)]).await,
+            [false]
+        );
         assert_eq!(store(&dht, from, vec![record(signed(&owner, expiration), expiration)]).await, [true]);
         // A signed end can't be shortened, so one too far away is refused.
         let far = network.now() + LIFE_SECONDS_MAX + 1.0;
@@ -293,7 +296,8 @@ fn a_flood_of_nodes_does_not_fill_the_table_with_silence() {
             id.iter_mut().for_each(|byte| *byte = (garbage.next() >> 30) as u8);
             // With a call back, a node that isn't there is not taken in.
             let request = PingRequest { node: Some(Id(id)), validate: true }.encode();
-            let answer = PingResponse::decode(&ping.answer(PeerId::random(), request).await.unwrap()).unwrap();
+            let answer =
+                PingResponse::decode(&ping.answer(PeerId::random(), request).await.unwrap()).unwrap();
             assert!(!answer.available);
         }
         assert_eq!(dht.status().nodes.len(), 1);

@@ -53,7 +53,9 @@ fn value(json: &Json) -> Option<Value> {
                 "dict" => {
                     let pairs = inside.as_array()?.iter();
                     Value::Map(
-                        pairs.map(|pair| Some((value(&pair[0])?, value(&pair[1])?))).collect::<Option<_>>()?,
+                        pairs
+                            .map(|pair| Some((value(&pair[0])?, value(&pair[1])?)))
+                            .collect::<Option<_>>()?,
                     )
                 }
                 _ => return None,
@@ -75,6 +77,11 @@ fn keys_have_the_references_ids() {
     }
 }
 
+/// A tensor's description, which the vectors hold as Python prints it.
+fn is_descriptor(value: &Value) -> bool {
+    matches!(value, Value::Extension(0x51, _))
+}
+
 #[test]
 fn msgpack_is_the_references() {
     let Some(vectors) = wire("msgpack_is_the_references", "vectors.jsonl") else { return };
@@ -92,7 +99,7 @@ fn msgpack_is_the_references() {
             });
             assert_eq!(decoded.entries, entries.collect::<BTreeMap<_, _>>());
             compared += 1;
-        } else if let Some(value) = value(&vector["value"]).filter(|_| !vector["hex"].as_str().unwrap().contains("5188a473697a65")) {
+        } else if let Some(value) = value(&vector["value"]).filter(|_| !is_descriptor(&decoded)) {
             assert_eq!(decoded, value, "{vector}");
             compared += 1;
         }
@@ -123,7 +130,7 @@ fn recorded_messages_are_read_and_written_alike() {
         }
     }
     let counts: Vec<i32> = replayed.into_values().collect();
-    assert_eq!(counts, [79, 78, 9, 9, 38, 36].map(|count| count), "of six kinds");
+    assert_eq!(counts, [79, 78, 9, 9, 38, 36], "of six kinds");
 }
 
 /// What the reference's traces say a message holds is what we read in it.
@@ -141,7 +148,9 @@ fn recorded_messages_hold_what_the_reference_says() {
             assert_eq!(item.key.0[..], bytes("keys"));
             assert_eq!(item.tag, bytes("subkeys"));
             assert_eq!(item.value, bytes("values"));
-            assert_eq!(item.expiration, message["expiration_time"][index].as_f64().unwrap());
+            // The reader of JSON may be off by the last bit.
+            let expiration = message["expiration_time"][index].as_f64().unwrap();
+            assert!((item.expiration - expiration).abs() < 1e-6, "{} {expiration}", item.expiration);
             assert_eq!(item.in_cache, message["in_cache"][index].as_bool().unwrap());
             stores += 1;
         }
@@ -212,10 +221,8 @@ fn the_specifications_own_bytes() {
     assert_eq!(request, FindRequest { keys: vec![key], node: None });
 
     let value = hex("82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0");
-    let store = hex(
-        "1214 0a63ed21831f3f7d24f07949cea69a94476b4faf 1a05 a464656d6f \
-         2219 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 2a08 00000040fc54d941 3201 00",
-    );
+    let store = hex("1214 0a63ed21831f3f7d24f07949cea69a94476b4faf 1a05 a464656d6f \
+         2219 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 2a08 00000040fc54d941 3201 00");
     let item = StoreItem {
         key,
         tag: hex("a464656d6f"),
@@ -228,14 +235,13 @@ fn the_specifications_own_bytes() {
     // We add who we are, and nothing else.
     assert_eq!(request.encode(), [store, hex("3a00")].concat());
 
-    let entries =
-        [(Subkey::text("demo").unwrap(), Entry { value, expiration: 1_700_000_000.0 })].into();
-    let dictionary = hex(
-        "c73e50 93 cb7ff0000000000000 cb41d954fc40000000 91 93 a464656d6f \
-         c419 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 cb41d954fc40000000",
-    );
+    let entries = [(Subkey::text("demo").unwrap(), Entry { value, expiration: 1_700_000_000.0 })].into();
+    let dictionary = hex("c73e50 93 cb7ff0000000000000 cb41d954fc40000000 91 93 a464656d6f \
+         c419 82aa6e756d5f626c6f636b7302aa7265706f7369746f7279c0 cb41d954fc40000000");
     assert_eq!(Dictionary { entries }.encode(), dictionary);
-    let found = FindResponse::decode(&[hex("124e 0802 1241"), dictionary.clone(), hex("19 00000040fc54d941")].concat());
+    let found = FindResponse::decode(
+        &[hex("124e 0802 1241"), dictionary.clone(), hex("19 00000040fc54d941")].concat(),
+    );
     let found = found.unwrap().results.remove(0).value.unwrap();
     assert!(found.is_dictionary);
     assert_eq!((found.bytes, found.expiration), (dictionary, 1_700_000_000.0));
@@ -260,7 +266,9 @@ fn repeated_numbers_are_read_packed_or_single() {
     let single = list("29 000000000000f83f 29 0000000000000440", "3000 3001");
     assert_eq!(single.unwrap(), expected);
     assert!(list("29 000000000000f83f", "3000 3001").unwrap_err().0.contains("1 expirations"));
-    assert!(list("29 000000000000f83f 29 000000000000f8ff", "3000 3001").unwrap_err().0.contains("not a number"));
+    assert!(
+        list("29 000000000000f83f 29 000000000000f8ff", "3000 3001").unwrap_err().0.contains("not a number")
+    );
 }
 
 #[test]
@@ -294,7 +302,8 @@ fn a_record_of_ours_is_its_peers_alone() {
     let signed = validators::sign(&ours, key, &subkey, b"value", 5.0).unwrap();
     assert_eq!(validators::check(key, Some(&subkey), &signed, 5.0).unwrap().as_ref(), b"value");
     let forged = validators::sign(&others, key, &subkey, b"value", 5.0).unwrap();
-    let refusal = |subkey: &Subkey, value: &[u8]| validators::check(key, Some(subkey), value, 5.0).unwrap_err().0;
+    let refusal =
+        |subkey: &Subkey, value: &[u8]| validators::check(key, Some(subkey), value, 5.0).unwrap_err().0;
     assert!(refusal(&subkey, &forged).contains("signed by another than the owner"));
     assert!(refusal(&subkey, b"value").contains("bears no signature"));
     assert!(refusal(&subkey, b"value[signature:!]").contains("no base64"));

@@ -20,8 +20,8 @@ use super::limits::{
     STORAGE_BYTES_MAX, UPKEEP_PERIOD,
 };
 use super::messages::{
-    FindRequest, FindResponse, FindResult, Node, NodeInfo, PingRequest, PingResponse, StoreItem, StoreRequest,
-    StoreResponse,
+    FindRequest, FindResponse, FindResult, Node, NodeInfo, PingRequest, PingResponse, StoreItem,
+    StoreRequest, StoreResponse,
 };
 use super::routing::{Seen, Table};
 use super::storage::Storage;
@@ -190,10 +190,8 @@ impl Dht {
     pub async fn join(&self, bootstraps: &[PeerId]) -> Joined {
         let bootstraps: Vec<PeerId> = bootstraps.iter().copied().take(BOOTSTRAPS_MAX).collect();
         self.state().bootstraps = bootstraps.clone();
-        let mut calls: FuturesUnordered<_> = bootstraps
-            .into_iter()
-            .map(|peer| async move { (peer, self.ping_timed(peer).await) })
-            .collect();
+        let mut calls: FuturesUnordered<_> =
+            bootstraps.into_iter().map(|peer| async move { (peer, self.ping_timed(peer).await) }).collect();
         let mut joined = Joined::default();
         while let Some((peer, result)) = calls.next().await {
             match result {

@@ -50,10 +50,7 @@ impl Subkey {
         } else if !value.is_hashable() {
             Err(Malformed("a subkey is a list, a map or something else that can't be compared".to_owned()))
         } else if bytes.len() > SUBKEY_BYTES_MAX {
-            Err(Malformed(format!(
-                "a subkey has {} bytes; it has at most {SUBKEY_BYTES_MAX}",
-                bytes.len()
-            )))
+            Err(Malformed(format!("a subkey has {} bytes; it has at most {SUBKEY_BYTES_MAX}", bytes.len())))
         } else {
             Ok(Subkey(bytes.into()))
         }
@@ -203,7 +200,10 @@ mod tests {
     fn dictionaries_of_other_shapes_are_refused() {
         for (value, why) in [
             (Value::List(vec![]), "extension 0x50"),
-            (Value::Extension(0x50, Value::List(vec![Value::Nil]).encode()), "[capacity, expiration, entries]"),
+            (
+                Value::Extension(0x50, Value::List(vec![Value::Nil]).encode()),
+                "[capacity, expiration, entries]",
+            ),
             (Value::Extension(0x50, vec![0xc1]), "byte c1"),
         ] {
             let refusal = Dictionary::decode(&value.encode()).unwrap_err().0;

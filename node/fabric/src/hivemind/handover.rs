@@ -37,8 +37,7 @@ fn item_for(dht: &Dht, newcomer: Node, key: &Id) -> Option<StoreItem> {
     let holders = state.table.nearest(key, REPLICAS, Some(&newcomer.peer));
     let is_for_us = match (holders.first(), holders.last()) {
         (Some(nearest), Some(farthest)) => {
-            let belongs =
-                holders.len() < REPLICAS || key.distance(&newcomer.id) < key.distance(&farthest.id);
+            let belongs = holders.len() < REPLICAS || key.distance(&newcomer.id) < key.distance(&farthest.id);
             belongs && key.distance(&dht.id()) < key.distance(&nearest.id)
         }
         _ => true,

@@ -12,6 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use libp2p::PeerId;
 
+use super::Malformed;
 use super::dht::Dht;
 use super::dictionary::Subkey;
 use super::id::Id;
@@ -22,7 +23,6 @@ use super::limits::{
 use super::messages::{decode_uid, encode_info};
 use super::msgpack::{TENSOR, Value, map};
 use super::records::Record;
-use super::Malformed;
 use crate::call::{CallHandler, CallLimits, Served};
 
 /// Asks what a server of blocks is and takes.
@@ -123,7 +123,8 @@ impl Announcement {
     /// Says what they would refuse.
     pub fn check(&self) -> Result<(), Malformed> {
         let refuse = |what: String| Err(Malformed(what));
-        let mut names = vec![("public name", self.public_name.as_deref()), ("version", self.version.as_deref())];
+        let mut names =
+            vec![("public name", self.public_name.as_deref()), ("version", self.version.as_deref())];
         if let Some(model) = &self.model {
             names.push(("model prefix", Some(&model.prefix)));
             names.push(("repository", model.repository.as_deref()));
@@ -208,9 +209,9 @@ impl Announcement {
             State::Online => 2,
         };
         let adapters = self.adapters.iter().map(|adapter| adapter.as_str().into()).collect();
-        let pings = self.next_pings.iter().map(|(peer, seconds)| (peer.to_base58().into(), (*seconds).into()));
-        let next_pings =
-            if self.state == State::Offline { Value::Nil } else { Value::Map(pings.collect()) };
+        let pings =
+            self.next_pings.iter().map(|(peer, seconds)| (peer.to_base58().into(), (*seconds).into()));
+        let next_pings = if self.state == State::Offline { Value::Nil } else { Value::Map(pings.collect()) };
         let info = map([
             ("start_block", model.served.start.into()),
             ("end_block", model.served.end.into()),

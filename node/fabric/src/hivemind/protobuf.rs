@@ -161,11 +161,7 @@ impl Message {
     /// A double field.
     pub fn double(self, field: u32, number: f64) -> Message {
         // Zero is the default, minus zero is not.
-        if number.to_bits() == 0 {
-            self
-        } else {
-            self.write(field << 3 | 1, |out| out.write_double(number))
-        }
+        if number.to_bits() == 0 { self } else { self.write(field << 3 | 1, |out| out.write_double(number)) }
     }
 
     /// A bool or enum field.

@@ -74,8 +74,7 @@ impl Found {
     /// left.
     pub(super) fn check(key: Id, value: WireValue, now: f64) -> Option<Found> {
         let is_valid = |subkey: Option<&Subkey>, entry: &Entry| {
-            entry.expiration > now
-                && validators::check(key, subkey, &entry.value, entry.expiration).is_ok()
+            entry.expiration > now && validators::check(key, subkey, &entry.value, entry.expiration).is_ok()
         };
         let shorten = |subkey: Option<&Subkey>, entry: &mut Entry| {
             if !validators::is_owned(subkey) {
@@ -208,10 +207,8 @@ impl Dht {
     /// What is kept under each of the keys.
     pub async fn get_many(&self, keys: &[Id], goal: Goal) -> Vec<Option<Found>> {
         let now = self.now();
-        let own: Vec<Option<Found>> = keys
-            .iter()
-            .map(|key| self.local(key).and_then(|value| Found::check(*key, value, now)))
-            .collect();
+        let own: Vec<Option<Found>> =
+            keys.iter().map(|key| self.local(key).and_then(|value| Found::check(*key, value, now))).collect();
         let enough = |known: &Option<Found>| goal == Goal::AnyValue && known.is_some();
         let open: Vec<usize> = (0..keys.len()).filter(|index| !enough(&own[*index])).collect();
         let mut results = own.clone();

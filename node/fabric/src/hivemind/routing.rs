@@ -47,8 +47,7 @@ impl Bucket {
         let depth = self.depth + 1;
         let mut upper = self.prefix;
         upper.0[self.depth / 8] |= 0x80 >> (self.depth % 8);
-        let empty =
-            |prefix| Bucket { prefix, depth, members: VecDeque::new(), waiting: VecDeque::new() };
+        let empty = |prefix| Bucket { prefix, depth, members: VecDeque::new(), waiting: VecDeque::new() };
         let mut halves = [empty(self.prefix), empty(upper)];
         for member in self.members {
             let half = usize::from(member.node.id.bit(self.depth));
@@ -73,12 +72,8 @@ pub struct Table {
 impl Table {
     /// An empty table around our own id.
     pub fn new(own: Id) -> Table {
-        let all = Bucket {
-            prefix: Id([0; 20]),
-            depth: 0,
-            members: VecDeque::new(),
-            waiting: VecDeque::new(),
-        };
+        let all =
+            Bucket { prefix: Id([0; 20]), depth: 0, members: VecDeque::new(), waiting: VecDeque::new() };
         Table { own, buckets: vec![all], ids: HashMap::new() }
     }
 

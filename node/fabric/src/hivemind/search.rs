@@ -196,7 +196,8 @@ fn absorb(
         let new = result.nearest.into_iter();
         let new = new.filter(|node| node.peer != own && !failed.contains(&node.peer));
         let state = dht.state();
-        new.filter(|node| state.failures.may_ask(&node.peer, Instant::now())).for_each(|node| target.add(node));
+        new.filter(|node| state.failures.may_ask(&node.peer, Instant::now()))
+            .for_each(|node| target.add(node));
         drop(state);
         target.done |= goal == Goal::AnyValue && target.found.is_some();
     }

@@ -19,8 +19,8 @@ use super::limits::{
     NEIGHBOURS_MAX, RESULT_BYTES_MAX, VALUE_BYTES_MAX,
 };
 use super::messages::{
-    FindRequest, FindResponse, FindResult, Node, NodeInfo, PingRequest, PingResponse, StoreItem, StoreRequest,
-    StoreResponse,
+    FindRequest, FindResponse, FindResult, Node, NodeInfo, PingRequest, PingResponse, StoreItem,
+    StoreRequest, StoreResponse,
 };
 use super::storage::Kept;
 use super::validators;

@@ -59,7 +59,8 @@ pub fn sign(
 
 /// Whether a record names an owner, and so has a signature over its expiration too.
 pub fn is_owned(subkey: Option<&Subkey>) -> bool {
-    subkey.is_some_and(|subkey| find(subkey.bytes(), RSA_OWNER).or(find(subkey.bytes(), PEER_OWNER)).is_some())
+    subkey
+        .is_some_and(|subkey| find(subkey.bytes(), RSA_OWNER).or(find(subkey.bytes(), PEER_OWNER)).is_some())
 }
 
 /// The record's value without its signature, once that is found to be its owner's.
