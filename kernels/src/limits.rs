@@ -27,11 +27,11 @@ pub(crate) const CHUNK_WEIGHT_BYTES_MAX: usize = 64 * 1024;
 /// Activation bytes in one tile of tokens: stays in the second-level cache beside a chunk of weights.
 pub(crate) const TILE_ACTIVATION_BYTES_MAX: usize = 128 * 1024;
 
-/// Tokens in one tile at most: its results (32 bytes a token) lie on the stack.
+/// Tokens in one tile at most: its results (32 bytes a token and panel) lie on the stack.
 pub(crate) const TILE_TOKENS_MAX: usize = 64;
 
-/// Tokens in one tile at least, so that unpacking weights is shared even when rows are very long.
-pub(crate) const TILE_TOKENS_MIN: usize = 8;
+/// Tokens in one tile at least, and what its tokens are a multiple of: those that are interleaved.
+pub(crate) const TILE_TOKENS_MIN: usize = crate::INTERLEAVED_TOKENS;
 
 /// Values below which quantising is not handed to other threads: waking them costs more (about 3 us).
 pub(crate) const QUANTIZE_VALUES_ALONE_MAX: usize = 16 * 1024;
@@ -40,6 +40,21 @@ pub(crate) const QUANTIZE_VALUES_ALONE_MAX: usize = 16 * 1024;
 /// products of one pass, shorter than anything a user or a battery notices.
 #[cfg(feature = "std")]
 pub(crate) const SPIN_US_MAX: u64 = 40;
+
+/// A thread is late if the others had to wait for it for longer than this, in microseconds (about what waking a
+/// sleeping thread takes at worst) ...
+#[cfg(feature = "std")]
+pub(crate) const LATE_US_MIN: u64 = 200;
+
+/// ... and longer than this many tasks take: stealing leaves each thread one task at the end of a run, and a
+/// slow core takes some times as long for it.
+#[cfg(feature = "std")]
+pub(crate) const LATE_TASKS: u32 = 8;
+
+/// Time for which a late thread gets no share, in milliseconds: some turns of the system's scheduler (3 to 4 ms
+/// each), so that a busy neighbour costs one of those turns in so long.
+#[cfg(feature = "std")]
+pub(crate) const SIT_OUT_MS: u64 = 30;
 
 /// Values of an elementwise operation below which one thread does it alone.
 pub(crate) const ROW_VALUES_ALONE_MAX: usize = 16 * 1024;

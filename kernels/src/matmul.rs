@@ -12,7 +12,7 @@ use crate::limits::{
     CHUNK_WEIGHT_BYTES_MAX, TASK_WEIGHT_BYTES_MAX, TASK_WEIGHT_BYTES_MIN, TASKS_PER_THREAD,
     TILE_ACTIVATION_BYTES_MAX, TILE_TOKENS_MAX, TILE_TOKENS_MIN,
 };
-use crate::{Activations, Layout, Matrix, PANEL_ROWS, Parallel};
+use crate::{Activations, Layout, Matrix, PANEL_ROWS, PANELS_TOGETHER, Parallel};
 
 /// One matrix to multiply with, and where the result goes.
 pub struct Product<'a> {
@@ -74,49 +74,56 @@ fn job<'a>(product: &'a mut Product<'_>, x: &Activations, task_bytes: usize) -> 
     assert!(product.bias.is_none_or(|bias| bias.len() == rows), "the bias is not one value for each row");
     assert!(format.is_float() || x.is_quantized(), "{} needs quantised activations", format.name());
     let strips_per_task = (task_bytes / weights.strip_bytes().max(1)).max(1);
+    let strips_per_task = strips_per_task.min(weights.strips()).max(1).next_multiple_of(PANELS_TOGETHER);
     Job { weights, bias: product.bias, out: Disjoint::new(product.out), strips_per_task }
 }
 
 /// The strips of one task, over all tokens.
 fn run(set: KernelSet, job: &Job<'_>, x: &Activations, strips: Range<usize>) {
     let strip_bytes = job.weights.strip_bytes().max(1);
-    let strips_per_chunk = (CHUNK_WEIGHT_BYTES_MAX / strip_bytes).max(1);
+    let together = if job.weights.layout() == Layout::Panels { PANELS_TOGETHER } else { 1 };
+    let strips_per_chunk = (CHUNK_WEIGHT_BYTES_MAX / strip_bytes).max(1).next_multiple_of(together);
     let value_bytes = if job.weights.format().is_float() { 4 } else { 1 };
     let tile_tokens = TILE_ACTIVATION_BYTES_MAX / (x.columns() * value_bytes).max(1);
     let tile_tokens = tile_tokens.clamp(TILE_TOKENS_MIN, TILE_TOKENS_MAX);
+    let tile_tokens = tile_tokens / TILE_TOKENS_MIN * TILE_TOKENS_MIN;
     for chunk in strips.clone().step_by(strips_per_chunk) {
         for first in (0..x.tokens()).step_by(tile_tokens) {
             let tokens = first..(first + tile_tokens).min(x.tokens());
-            for strip in chunk..(chunk + strips_per_chunk).min(strips.end) {
-                tile(set, job, x, strip, tokens.clone());
+            let end = (chunk + strips_per_chunk).min(strips.end);
+            for strip in (chunk..end).step_by(together) {
+                tile(set, job, x, strip..end.min(strip + together), tokens.clone());
             }
         }
     }
 }
 
-/// One strip times one tile of tokens, scattered to the result.
-fn tile(set: KernelSet, job: &Job<'_>, x: &Activations, strip: usize, tokens: Range<usize>) {
+/// A strip, or some panels, times one tile of tokens, scattered to the result.
+fn tile(set: KernelSet, job: &Job<'_>, x: &Activations, strips: Range<usize>, tokens: Range<usize>) {
     let weights = &job.weights;
-    let (format, bytes, count) = (weights.format(), weights.strip(strip), weights.strip_rows(strip));
-    let mut sums = [[0.0; PANEL_ROWS]; TILE_TOKENS_MAX];
-    let sums = &mut sums[..tokens.len()];
+    let (format, bytes) = (weights.format(), weights.strips_bytes(strips.clone()));
+    let mut sums = [[0.0; PANEL_ROWS]; PANELS_TOGETHER * TILE_TOKENS_MAX];
+    let sums = &mut sums[..strips.len() * tokens.len()];
+    let count = weights.strip_rows(strips.start);
     match weights.layout() {
-        Layout::Panels => set.strip_panel(format, bytes, &x.codes(tokens.clone()), sums),
+        Layout::Panels => set.multiply_panels(format, bytes, &x.codes(tokens.clone()), sums),
         Layout::Rows if format.is_float() => {
-            set.strip_floats(format, bytes, count, &x.floats(tokens.clone()), sums)
+            set.multiply_floats(format, bytes, count, &x.floats(tokens.clone()), sums)
         }
-        Layout::Rows => set.strip_rows(format, bytes, count, &x.codes(tokens.clone()), sums),
+        Layout::Rows => set.multiply_rows(format, bytes, count, &x.codes(tokens.clone()), sums),
     }
-    let row = strip * PANEL_ROWS;
-    for (token, sums) in tokens.zip(sums) {
-        let start = token * weights.rows() + row;
-        // SAFETY: these rows belong to this strip alone, and each strip to one task.
-        let out = unsafe { job.out.part(start..start + count) };
-        match job.bias {
-            None => out.copy_from_slice(&sums[..count]),
-            Some(bias) => {
-                for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias[row..]) {
-                    *out = *sum + *bias;
+    for (strip, sums) in strips.zip(sums.chunks_exact(tokens.len())) {
+        let (row, count) = (strip * PANEL_ROWS, weights.strip_rows(strip));
+        for (token, sums) in tokens.clone().zip(sums) {
+            let start = token * weights.rows() + row;
+            // SAFETY: these rows belong to this strip alone, and each strip to one task.
+            let out = unsafe { job.out.part(start..start + count) };
+            match job.bias {
+                None => out.copy_from_slice(&sums[..count]),
+                Some(bias) => {
+                    for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&bias[row..]) {
+                        *out = *sum + *bias;
+                    }
                 }
             }
         }

@@ -78,10 +78,11 @@ pub const REFUSAL_BYTES_MAX: usize = 4 * 1024;
 pub const BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
 /// The same for one peer: one largest call and a few small ones.
 pub const BYTES_IN_FLIGHT_PER_PEER_MAX: usize = 12 * 1024 * 1024;
-/// Calls and streams that one peer may begin in a burst, all methods together.
-pub const PEER_BURST: u32 = 400;
-/// Calls and streams that one peer may begin each second for long.
-pub const PEER_RATE_PER_SECOND: u32 = 200;
+/// Calls and streams that one peer may begin in a burst, all methods together. A Hivemind peer makes a call of
+/// its own for each record and node: storing two hundred at once is a burst of five hundred and more.
+pub const PEER_BURST: u32 = 4000;
+/// Calls and streams that one peer may begin each second for long: a fifth of a core, when they are pings.
+pub const PEER_RATE_PER_SECOND: u32 = 1000;
 /// The head of a frame, and each further [`FRAME_STEP_BYTES`] of its body, must come within this time: a
 /// slower peer is cut off.
 pub const FRAME_STEP_TIME_MAX: Duration = Duration::from_secs(10);
@@ -120,6 +121,8 @@ pub const PEERS_KEPT_MAX: usize = 64;
 pub const PEERS_FILE_BYTES_MAX: u64 = 256 * 1024;
 /// The file of kept peers is written at most this often: SD cards wear out.
 pub const PEERS_FILE_INTERVAL: Duration = Duration::from_secs(600);
+/// The first time after a start: a node that loses power early still knows its peers.
+pub const PEERS_FILE_DELAY: Duration = Duration::from_secs(60);
 /// Bootstrap addresses in the settings.
 pub const BOOTSTRAPS_MAX: usize = 64;
 /// Listen and announced addresses in the settings.
@@ -175,6 +178,13 @@ pub const LISTEN_QUEUE: i32 = 128;
 pub const LAN_PACKET_BYTES_MAX: usize = 4096;
 /// Addresses taken from one packet.
 pub const LAN_ADDRESSES_PER_PACKET_MAX: usize = 16;
+/// Peers of the book that are there because they announced themselves on a LAN and are not connected: a
+/// liar on the LAN can't push others out.
+pub const LAN_PEERS_MAX: usize = 128;
+/// Lists of peers that wait for the swarm's task.
+pub const LAN_SEEN_WAITING_MAX: usize = 16;
+/// Of two nodes that hear of each other at once, one dials and the other gives it this time.
+pub const LAN_COURTESY: Duration = Duration::from_secs(1);
 /// Packets looked at each second on one interface; more are dropped unread.
 pub const LAN_PACKETS_PER_SECOND_MAX: u32 = 100;
 /// First question after the start; doubled until [`LAN_QUERY_INTERVAL`].

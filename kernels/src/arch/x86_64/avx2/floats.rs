@@ -12,6 +12,7 @@
 use core::arch::x86_64::*;
 
 use super::{lanes_below, load_halves, sum16};
+use crate::Format;
 use crate::arch::Floats;
 
 /// Rows that share the loads of one token's values: eight accumulators, and four streams for the prefetcher.
@@ -204,20 +205,20 @@ fn strip<W: Weight>(bytes: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32;
     }
 }
 
-/// Up to eight F32 rows times every token; `out[token][row]`. Panics when lengths do not belong together.
+/// Up to eight rows of a float format times every token; `out[token][row]`. Panics when lengths do not belong
+/// together.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_f32(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; 8]]) {
-    strip::<F32>(rows, count, x, out);
-}
-
-/// Up to eight F16 rows times every token; `out[token][row]`. Panics when lengths do not belong together.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_f16(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; 8]]) {
-    strip::<F16>(rows, count, x, out);
-}
-
-/// Up to eight BF16 rows times every token; `out[token][row]`. Panics when lengths do not belong together.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_bf16(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; 8]]) {
-    strip::<BF16>(rows, count, x, out);
+pub(crate) fn multiply_floats(
+    format: Format,
+    rows: &[u8],
+    count: usize,
+    x: &Floats<'_>,
+    out: &mut [[f32; 8]],
+) {
+    match format {
+        Format::F32 => strip::<F32>(rows, count, x, out),
+        Format::F16 => strip::<F16>(rows, count, x, out),
+        Format::BF16 => strip::<BF16>(rows, count, x, out),
+        _ => unreachable!("{} is no float format", format.name()),
+    }
 }
