@@ -4,6 +4,8 @@
 //! kwaainet_kernels="NAME"`) has that set in `PINNED`, so that every match below folds away and the binary
 //! holds nothing else; otherwise it holds all sets of its instruction set architecture.
 
+#[cfg(target_arch = "aarch64")]
+use crate::arch::aarch64::{dotprod, i8mm, neon};
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::avx2;
 use crate::arch::{Codes, Floats, HeadGroup, portable};
@@ -17,22 +19,49 @@ pub enum KernelSet {
     /// x86-64 with AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// Any 64-bit Arm.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// 64-bit Arm with the dot product extension.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
+    /// 64-bit Arm with the int8 matrix extension.
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
 }
 
 /// The sets of this instruction set architecture, best first.
 pub(crate) const ALL: &[KernelSet] = &[
     #[cfg(target_arch = "x86_64")]
     KernelSet::Avx2,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::I8mm,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::Dotprod,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::Neon,
     KernelSet::Portable,
 ];
 
 /// The one set that this build was made for, if it was.
 pub(crate) const PINNED: Option<KernelSet> = {
-    #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
-    const AVX2: Option<KernelSet> = Some(KernelSet::Avx2);
-    #[cfg(not(all(kwaainet_kernels = "avx2", target_arch = "x86_64")))]
-    const AVX2: Option<KernelSet> = None;
-    if cfg!(kwaainet_kernels = "portable") { Some(KernelSet::Portable) } else { AVX2 }
+    let mut pinned = None;
+    if cfg!(kwaainet_kernels = "portable") {
+        pinned = Some(KernelSet::Portable);
+    }
+    #[cfg(target_arch = "x86_64")]
+    if cfg!(kwaainet_kernels = "avx2") {
+        pinned = Some(KernelSet::Avx2);
+    }
+    #[cfg(target_arch = "aarch64")]
+    if cfg!(kwaainet_kernels = "neon") {
+        pinned = Some(KernelSet::Neon);
+    } else if cfg!(kwaainet_kernels = "dotprod") {
+        pinned = Some(KernelSet::Dotprod);
+    } else if cfg!(kwaainet_kernels = "i8mm") {
+        pinned = Some(KernelSet::I8mm);
+    }
+    pinned
 };
 
 /// Calls a function of the set that runs.
@@ -44,6 +73,15 @@ macro_rules! call {
             // on CPUs that have it, which `Kernels::from_environment` checks before anything is computed.
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => unsafe { avx2::$function($($argument),*) },
+            // SAFETY: the same.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => unsafe { neon::$function($($argument),*) },
+            // SAFETY: the same.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => unsafe { dotprod::$function($($argument),*) },
+            // SAFETY: the same.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => unsafe { i8mm::$function($($argument),*) },
         }
     };
 }
@@ -58,6 +96,12 @@ impl KernelSet {
             KernelSet::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => "avx2",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => "dotprod",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => "i8mm",
         }
     }
 
@@ -67,6 +111,12 @@ impl KernelSet {
             KernelSet::Portable => true,
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => avx2::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => neon::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => dotprod::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => i8mm::runs_here(),
         }
     }
 
