@@ -12,7 +12,8 @@ use crate::half::f16_to_f32;
 pub(crate) const GROUP: usize = 32;
 
 /// The values of the non-linear 4-bit formats.
-pub(crate) const NONLINEAR: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const NONLINEAR: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// 32 columns of one row: value = (scale * part) * code - minimum * part', the parts by half of 16 columns.
 pub(crate) struct Group {

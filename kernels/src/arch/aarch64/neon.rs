@@ -3,13 +3,15 @@
 use core::arch::aarch64::*;
 
 use super::panels::Panel;
-use super::walk::{self, Multiply, Set};
 use super::rows;
+use super::walk::{self, Multiply, Set};
 use crate::Format;
 use crate::arch::Codes;
 
 pub(crate) use super::attention::{attend, store_head};
-pub(crate) use super::elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};
+pub(crate) use super::elementwise::{
+    add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu,
+};
 pub(crate) use super::floats::multiply_floats;
 
 /// Every CPU of this architecture has what is needed.
