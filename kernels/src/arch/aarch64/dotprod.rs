@@ -3,7 +3,7 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::panels::Panel;
+use super::panels::{Panel, Rows};
 use super::walk::{self, Multiply, Set};
 use crate::Format;
 use crate::arch::Codes;
@@ -25,24 +25,39 @@ pub(crate) fn runs_here() -> bool {
 /// names the extension itself, because what is compiled around it can't.
 pub(super) struct Sdot;
 
-/// `acc[i] += sum of codes[4 i + j] * x[4 LANE + j]`.
+/// `acc[i] += sum of codes[4 i + j] * x[4 LANE + j]`. With `IN_ORDER` the compiler keeps the order of the
+/// source: left alone it loads a whole group of weights first, which fits the registers only when they are not
+/// taken apart there.
 ///
 /// # Safety
 /// The CPU has the extension.
 #[inline(always)]
-unsafe fn sdot<const LANE: usize>(acc: int32x4_t, codes: int8x16_t, x: int8x16_t) -> int32x4_t {
+unsafe fn sdot<const LANE: usize, const IN_ORDER: bool>(
+    acc: int32x4_t,
+    codes: int8x16_t,
+    x: int8x16_t,
+) -> int32x4_t {
     let mut acc = acc;
+    macro_rules! sdot {
+        ($($option:ident),*) => {
+            asm!(
+                ".arch_extension dotprod",
+                "sdot {acc:v}.4s, {codes:v}.16b, {x:v}.4b[{lane}]",
+                acc = inlateout(vreg) acc,
+                codes = in(vreg) codes,
+                x = in(vreg) x,
+                lane = const LANE,
+                options($($option),*)
+            )
+        };
+    }
     // SAFETY: registers alone are touched, and the CPU has the instruction by the contract.
     unsafe {
-        asm!(
-            ".arch_extension dotprod",
-            "sdot {acc:v}.4s, {codes:v}.16b, {x:v}.4b[{lane}]",
-            acc = inlateout(vreg) acc,
-            codes = in(vreg) codes,
-            x = in(vreg) x,
-            lane = const LANE,
-            options(pure, nomem, nostack, preserves_flags)
-        );
+        if IN_ORDER {
+            sdot!(nomem, nostack, preserves_flags);
+        } else {
+            sdot!(pure, nomem, nostack, preserves_flags);
+        }
     }
     acc
 }
@@ -62,28 +77,37 @@ impl Multiply for Sdot {
         sums: &mut [int32x4_t; 2],
         codes: [int8x16_t; 2],
         x: *const i8,
-        offsets: [int32x4_t; 2],
+        offset: int32x4_t,
     ) {
         if VECTOR == 0 || P::PARTS && VECTOR == 4 {
-            *sums = [offsets[0]; 2];
+            *sums = [offset; 2];
         }
         // SAFETY: the codes are readable and the CPU has the extension by the contract.
         unsafe {
             let x = vld1q_s8(x.add(16 * (VECTOR / 4)));
-            for rows in 0..2 {
-                sums[rows] = match VECTOR % 4 {
-                    0 => sdot::<0>(sums[rows], codes[rows], x),
-                    1 => sdot::<1>(sums[rows], codes[rows], x),
-                    2 => sdot::<2>(sums[rows], codes[rows], x),
-                    _ => sdot::<3>(sums[rows], codes[rows], x),
+            macro_rules! add {
+                ($lane:literal) => {
+                    if P::STREAMED {
+                        sums[0] = sdot::<$lane, true>(sums[0], codes[0], x);
+                        sums[1] = sdot::<$lane, true>(sums[1], codes[1], x);
+                    } else {
+                        sums[0] = sdot::<$lane, false>(sums[0], codes[0], x);
+                        sums[1] = sdot::<$lane, false>(sums[1], codes[1], x);
+                    }
                 };
+            }
+            match VECTOR % 4 {
+                0 => add!(0),
+                1 => add!(1),
+                2 => add!(2),
+                _ => add!(3),
             }
         }
     }
 
     #[inline]
-    fn finish<P: Panel>(sums: [int32x4_t; 2], _offsets: [int32x4_t; 2]) -> [[int32x4_t; 2]; 2] {
-        [sums; 2]
+    fn finish<P: Panel>([low, high]: [int32x4_t; 2], offset: int32x4_t) -> Rows<int32x4_t> {
+        [low, high, offset, offset]
     }
 }
 

@@ -4,7 +4,7 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 
 use super::dotprod::Sdot;
-use super::panels::Panel;
+use super::panels::{Factors, Panel, Rows};
 use super::walk::{self, Multiply, Set};
 use crate::Format;
 use crate::arch::Codes;
@@ -89,7 +89,7 @@ impl Multiply for Smmla {
         sums: &mut [int32x4_t; 4],
         codes: [int8x16_t; 2],
         x: *const i8,
-        _offsets: [int32x4_t; 2],
+        _offset: int32x4_t,
     ) {
         const { assert!(P::OFFSET == 0, "the buffer's codes are what they stand for") };
         // SAFETY: the codes of two tokens are readable and the CPU has the extension by the contract.
@@ -110,14 +110,8 @@ impl Multiply for Smmla {
     }
 
     #[inline]
-    fn finish<P: Panel>(sums: [int32x4_t; 4], _offsets: [int32x4_t; 2]) -> [[int32x4_t; 2]; 2] {
-        // SAFETY: every CPU of this architecture has NEON.
-        unsafe {
-            [
-                [vuzp1q_s32(sums[0], sums[1]), vuzp1q_s32(sums[2], sums[3])],
-                [vuzp2q_s32(sums[0], sums[1]), vuzp2q_s32(sums[2], sums[3])],
-            ]
-        }
+    fn finish<P: Panel>(sums: [int32x4_t; 4], _offset: int32x4_t) -> Rows<int32x4_t> {
+        sums
     }
 }
 
@@ -139,7 +133,7 @@ impl Multiply for SdotPairs {
         sums: &mut [int32x4_t; 4],
         codes: [int8x16_t; 2],
         x: *const i8,
-        _offsets: [int32x4_t; 2],
+        _offset: int32x4_t,
     ) {
         const { assert!(P::OFFSET == 0, "the buffer's codes are what they stand for") };
         // SAFETY: the codes are readable and the CPU has the extension by the contract.
@@ -154,10 +148,25 @@ impl Multiply for SdotPairs {
     }
 
     #[inline]
-    fn finish<P: Panel>(sums: [int32x4_t; 4], _offsets: [int32x4_t; 2]) -> [[int32x4_t; 2]; 2] {
+    fn finish<P: Panel>(sums: [int32x4_t; 4], offset: int32x4_t) -> Rows<int32x4_t> {
         // SAFETY: every CPU of this architecture has NEON.
-        let rows = unsafe { [vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3])] };
-        [rows; 2]
+        unsafe { [vpaddq_s32(sums[0], sums[1]), vpaddq_s32(sums[2], sums[3]), offset, offset] }
+    }
+
+    #[inline]
+    fn factors(factors: Factors) -> Factors {
+        // SAFETY: every CPU of this architecture has NEON.
+        unsafe {
+            // Every row once again.
+            let once = |[a, b, c, d]: Rows<float32x4_t>| [vuzp1q_f32(a, b), vuzp1q_f32(c, d), a, b];
+            let once_integers = |[a, b, c, d]: Rows<int32x4_t>| [vuzp1q_s32(a, b), vuzp1q_s32(c, d), a, b];
+            let [first, second] = factors.parts;
+            Factors {
+                scale: once(factors.scale),
+                minimum: once(factors.minimum),
+                parts: [once_integers(first), once_integers(second)],
+            }
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::arch::aarch64::*;
 
-use super::panels::Panel;
+use super::panels::{Panel, Rows};
 use super::rows;
 use super::walk::{self, Multiply, Set};
 use crate::Format;
@@ -66,7 +66,7 @@ impl Multiply for Long {
         sums: &mut LongSums,
         codes: [int8x16_t; 2],
         x: *const i8,
-        _offsets: [int32x4_t; 2],
+        _offset: int32x4_t,
     ) {
         const { assert!(2 * P::CODE_MAX * 127 <= LANE_MAX, "two products fit a lane") };
         // SAFETY: every CPU of this architecture has NEON; the codes are readable by the contract.
@@ -101,19 +101,19 @@ impl Multiply for Long {
     }
 
     #[inline]
-    fn finish<P: Panel>(sums: LongSums, offsets: [int32x4_t; 2]) -> [[int32x4_t; 2]; 2] {
+    fn finish<P: Panel>(sums: LongSums, offset: int32x4_t) -> Rows<int32x4_t> {
         let LongSums { narrow, wide } = sums;
         // SAFETY: every CPU of this architecture has NEON.
-        let rows = unsafe {
+        unsafe {
             let rows = if Self::narrow_pairs::<P>() {
                 [vpaddlq_s16(vpaddq_s16(narrow[0], narrow[1])), vpaddlq_s16(vpaddq_s16(narrow[2], narrow[3]))]
             } else {
                 let wide = if Self::narrow::<P>() { narrow.map(|narrow| vpaddlq_s16(narrow)) } else { wide };
                 [vpaddq_s32(wide[0], wide[1]), vpaddq_s32(wide[2], wide[3])]
             };
-            if P::OFFSET == 0 { rows } else { rows.map(|rows| vaddq_s32(rows, offsets[0])) }
-        };
-        [rows; 2]
+            let [low, high] = if P::OFFSET == 0 { rows } else { rows.map(|rows| vaddq_s32(rows, offset)) };
+            [low, high, offset, offset]
+        }
     }
 }
 

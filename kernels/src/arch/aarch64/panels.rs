@@ -41,30 +41,33 @@ pub(super) trait Panel {
     /// `block` is readable and has the unit; the sink's contract.
     unsafe fn take_apart<S: Sink>(block: *const u8, unit: usize, sink: &mut S);
 
-    /// The scales of the eight rows of a group.
+    /// What the sums of a group are multiplied by.
     ///
     /// # Safety
     /// `block` is readable and has the group.
-    unsafe fn scale(block: *const u8, group: usize) -> [float32x4_t; 2];
+    unsafe fn factors(block: *const u8, group: usize) -> Factors;
+}
 
-    /// The minimums of the eight rows of a group, for formats that have them.
-    ///
-    /// # Safety
-    /// `block` is readable and has the group.
+/// What belongs to eight rows: two registers of four rows and nothing more; or, where two tokens are multiplied
+/// together, four registers of two rows, each row twice.
+pub(super) type Rows<R> = [R; 4];
+
+/// What the sums of eight rows of a group are multiplied by.
+#[derive(Clone, Copy)]
+pub(super) struct Factors {
+    pub scale: Rows<float32x4_t>,
+    /// Of the activations' sums; for formats that have minimums.
+    pub minimum: Rows<float32x4_t>,
+    /// Integer scales of both halves, for formats that have them.
+    pub parts: [Rows<int32x4_t>; 2],
+}
+
+impl Factors {
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn minimum(_block: *const u8, _group: usize) -> [float32x4_t; 2] {
-        [vdupq_n_f32(0.0); 2]
-    }
-
-    /// The integer scales of the eight rows for each half of a group, for formats that have them.
-    ///
-    /// # Safety
-    /// `block` is readable and has the group.
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn parts(_block: *const u8, _group: usize) -> [[int32x4_t; 2]; 2] {
-        [[vdupq_n_s32(1); 2]; 2]
+    fn of_scale([low, high]: [float32x4_t; 2]) -> Factors {
+        let (none, no_part) = (vdupq_n_f32(0.0), vdupq_n_s32(0));
+        Factors { scale: [low, high, none, none], minimum: [none; 4], parts: [[no_part; 4]; 2] }
     }
 }
 
@@ -195,9 +198,9 @@ impl Panel for Q4_0 {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, _group: usize) -> [float32x4_t; 2] {
+    unsafe fn factors(block: *const u8, _group: usize) -> Factors {
         // SAFETY: below BYTES.
-        unsafe { halves(block) }
+        Factors::of_scale(unsafe { halves(block) })
     }
 }
 
@@ -223,9 +226,9 @@ impl Panel for Iq4Nl {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, _group: usize) -> [float32x4_t; 2] {
+    unsafe fn factors(block: *const u8, _group: usize) -> Factors {
         // SAFETY: below BYTES.
-        unsafe { halves(block) }
+        Factors::of_scale(unsafe { halves(block) })
     }
 }
 
@@ -255,9 +258,9 @@ impl Panel for Q5_0 {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, _group: usize) -> [float32x4_t; 2] {
+    unsafe fn factors(block: *const u8, _group: usize) -> Factors {
         // SAFETY: below BYTES.
-        unsafe { halves(block) }
+        Factors::of_scale(unsafe { halves(block) })
     }
 }
 
@@ -280,9 +283,9 @@ impl Panel for Q8_0 {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, _group: usize) -> [float32x4_t; 2] {
+    unsafe fn factors(block: *const u8, _group: usize) -> Factors {
         // SAFETY: below BYTES.
-        unsafe { halves(block) }
+        Factors::of_scale(unsafe { halves(block) })
     }
 }
 
@@ -309,16 +312,16 @@ impl Panel for Q4K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, group: usize) -> [float32x4_t; 2] {
+    unsafe fn factors(block: *const u8, group: usize) -> Factors {
         // SAFETY: below BYTES.
-        unsafe { bytes_times(block.add(32 + 8 * group), halves(block)) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn minimum(block: *const u8, group: usize) -> [float32x4_t; 2] {
-        // SAFETY: below BYTES.
-        unsafe { bytes_times(block.add(96 + 8 * group), halves(block.add(16))) }
+        let (scale, [low, high]) = unsafe {
+            (
+                bytes_times(block.add(32 + 8 * group), halves(block)),
+                bytes_times(block.add(96 + 8 * group), halves(block.add(16))),
+            )
+        };
+        let none = vdupq_n_f32(0.0);
+        Factors { minimum: [low, high, none, none], ..Factors::of_scale(scale) }
     }
 }
 
@@ -346,16 +349,9 @@ impl Panel for Q5K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, group: usize) -> [float32x4_t; 2] {
-        // SAFETY: as Q4_K, whose scales lie alike.
-        unsafe { Q4K::scale(block, group) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn minimum(block: *const u8, group: usize) -> [float32x4_t; 2] {
-        // SAFETY: as Q4_K, whose minimums lie alike.
-        unsafe { Q4K::minimum(block, group) }
+    unsafe fn factors(block: *const u8, group: usize) -> Factors {
+        // SAFETY: scales and minimums lie as in Q4_K.
+        unsafe { Q4K::factors(block, group) }
     }
 }
 
@@ -390,17 +386,12 @@ impl Panel for Q6K {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, _group: usize) -> [float32x4_t; 2] {
+    unsafe fn factors(block: *const u8, group: usize) -> Factors {
         // SAFETY: below BYTES.
-        unsafe { halves(block) }
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn parts(block: *const u8, group: usize) -> [[int32x4_t; 2]; 2] {
-        // SAFETY: below BYTES.
-        let both = unsafe { vld1q_s8(block.add(16 + 16 * group).cast()) };
-        let halves = [vmovl_s8(vget_low_s8(both)), vmovl_high_s8(both)];
-        halves.map(|half| [vmovl_s16(vget_low_s16(half)), vmovl_high_s16(half)])
+        let (scale, both) = unsafe { (halves(block), vld1q_s8(block.add(16 + 16 * group).cast())) };
+        let none = vdupq_n_s32(0);
+        let parts = [vmovl_s8(vget_low_s8(both)), vmovl_high_s8(both)]
+            .map(|half| [vmovl_s16(vget_low_s16(half)), vmovl_high_s16(half), none, none]);
+        Factors { parts, ..Factors::of_scale(scale) }
     }
 }

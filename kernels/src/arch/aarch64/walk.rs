@@ -1,32 +1,33 @@
 //! The walk over panels: any format of `panels.rs`, multiplied in the way of any set.
 //!
-//! Few tokens meet codes as they are taken apart, in registers. For many, 256 columns of a panel are taken
+//! Few tokens meet codes as they are taken apart, in registers. For many, some columns of a panel are taken
 //! apart once into a buffer that stays in the first-level cache, and the same walk then runs over the buffer,
 //! which is but another format of panels. Integer sums are exact, and the few float operations come in the
 //! order that the portable set defines, so the bits agree.
 
 use core::arch::aarch64::*;
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 
-use super::panels::{Iq4Nl, Panel, Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, Sink};
+use super::panels::{Factors, Iq4Nl, Panel, Q4_0, Q4K, Q5_0, Q5K, Q6K, Q8_0, Rows, Sink};
 use crate::arch::Codes;
 use crate::pack::panel_bytes;
-use crate::{Format, INTERLEAVED_TOKENS, QUANT_BLOCK};
+use crate::{Format, HalfSums, INTERLEAVED_TOKENS, QUANT_BLOCK};
 
-/// Columns that are taken apart into the buffer at once: its 3 KiB leave the first-level cache to the
-/// activations.
-const BUFFER_COLUMNS: usize = 256;
+/// Columns that are taken apart into the buffer at once: two blocks of 256. Its 8 KiB leave the first-level
+/// cache to the activations, and what a tile of tokens costs to begin and end is small beside it.
+const BUFFER_COLUMNS: usize = 512;
 
 /// Groups in the buffer.
 const BUFFER_GROUPS: usize = BUFFER_COLUMNS / QUANT_BLOCK;
 
-/// Tokens from which on the buffer pays: one codes' store and load more, but taken apart once and not again
-/// for each tile of tokens.
+/// Tokens from which on the buffer pays: one more store and load of all codes, but they are taken apart once
+/// and not again for each tile of tokens.
 const BUFFER_TOKENS_MIN: usize = 3;
 
-/// Products of the codes of eight rows with those of `TOKENS` tokens, summed over half a group or all of it.
+/// Products of the codes of eight rows with those of some tokens, summed over half a group or all of it.
 pub(super) trait Multiply {
-    /// Sums on the way; of whatever shape the instructions like.
+    /// Sums on the way, of whatever shape the instructions like.
     type Sums: Copy;
     /// Tokens that are multiplied together: one or two.
     const TOKENS: usize;
@@ -37,7 +38,7 @@ pub(super) trait Multiply {
     fn start() -> Self::Sums;
 
     /// Adds the products of vector `VECTOR` of a group; the first of the sums (vector 0, or 4 where halves
-    /// have scales) begins them at `offsets`, a value for each token.
+    /// have scales) begins them, at `offset` or so that `finish` adds it.
     ///
     /// # Safety
     /// The CPU has the set's instructions; the group's 32 codes of each of the tokens lie from `x` on; no code
@@ -46,11 +47,18 @@ pub(super) trait Multiply {
         sums: &mut Self::Sums,
         codes: [int8x16_t; 2],
         x: *const i8,
-        offsets: [int32x4_t; 2],
+        offset: int32x4_t,
     );
 
-    /// Sums of each token and row; of the first alone where there is one.
-    fn finish<P: Panel>(sums: Self::Sums, offsets: [int32x4_t; 2]) -> [[int32x4_t; 2]; 2];
+    /// The sums of one token: two registers of four rows. Of two tokens: four registers, each two rows by two
+    /// tokens, `[row][token]`.
+    fn finish<P: Panel>(sums: Self::Sums, offset: int32x4_t) -> Rows<int32x4_t>;
+
+    /// Factors as the sums of `finish` need them, from what the panel gives.
+    #[inline]
+    fn factors(factors: Factors) -> Factors {
+        factors
+    }
 }
 
 /// What a set multiplies by.
@@ -63,7 +71,8 @@ pub(super) trait Set {
     type Last: Multiply;
     /// Tokens of a tile: four, or two where registers are short.
     const TILE_TOKENS: usize;
-    /// Whether vectors lie in the buffer in pairs, two rows by eight columns in a register.
+    /// Whether two tokens are multiplied together: then codes lie in the buffer in pairs of vectors, two rows by
+    /// eight columns in a register, and factors each row twice.
     const PAIRED: bool = false;
 }
 
@@ -72,32 +81,26 @@ pub(super) trait Set {
 struct Tile {
     codes: *const i8,
     scales: *const f32,
-    sums: *const [i16; 2],
+    sums: *const HalfSums,
     /// Tokens of the whole tile: so many blocks lie between a token's groups.
     stride: usize,
 }
 
 impl Tile {
-    /// The same tokens, `groups` groups on.
+    /// What lies `blocks` blocks (groups of single tokens) further.
+    ///
+    /// # Safety
+    /// The slices are as long or longer.
     #[inline]
-    fn after(&self, groups: usize) -> Tile {
-        let blocks = groups * self.stride;
-        Tile {
-            codes: self.codes.wrapping_add(blocks * QUANT_BLOCK),
-            scales: self.scales.wrapping_add(blocks),
-            sums: self.sums.wrapping_add(blocks),
-            stride: self.stride,
-        }
-    }
-
-    /// Other tokens, `tokens` further.
-    #[inline]
-    fn behind(&self, tokens: usize) -> Tile {
-        Tile {
-            codes: self.codes.wrapping_add(tokens * QUANT_BLOCK),
-            scales: self.scales.wrapping_add(tokens),
-            sums: self.sums.wrapping_add(tokens),
-            stride: self.stride,
+    unsafe fn at(&self, blocks: usize) -> Tile {
+        // SAFETY: within the slices or at their end by the contract.
+        unsafe {
+            Tile {
+                codes: self.codes.add(blocks * QUANT_BLOCK),
+                scales: self.scales.add(blocks),
+                sums: self.sums.add(blocks),
+                stride: self.stride,
+            }
         }
     }
 
@@ -107,16 +110,13 @@ impl Tile {
     /// The tile has the tokens and the group.
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scales<const T: usize>(&self) -> [f32; 4] {
+    unsafe fn scales<const T: usize>(&self) -> float32x4_t {
         // SAFETY: readable by the contract.
         unsafe {
             match T {
-                1 => [*self.scales, 0.0, 0.0, 0.0],
-                2 => {
-                    let both = vld1_f32(self.scales);
-                    [vget_lane_f32::<0>(both), vget_lane_f32::<1>(both), 0.0, 0.0]
-                }
-                _ => core::mem::transmute::<float32x4_t, [f32; 4]>(vld1q_f32(self.scales)),
+                1 => vsetq_lane_f32::<0>(*self.scales, vdupq_n_f32(0.0)),
+                2 => vcombine_f32(vld1_f32(self.scales), vdup_n_f32(0.0)),
+                _ => vld1q_f32(self.scales),
             }
         }
     }
@@ -131,7 +131,10 @@ impl Tile {
         // SAFETY: readable by the contract; sums lie on even addresses only, and no load asks for more.
         unsafe {
             match T {
-                1 => vreinterpretq_s16_s32(vdupq_n_s32(self.sums.cast::<i32>().read_unaligned())),
+                1 => {
+                    let both = self.sums.cast::<i32>().read_unaligned();
+                    vreinterpretq_s16_s32(vsetq_lane_s32::<0>(both, vdupq_n_s32(0)))
+                }
                 2 => vcombine_s16(vld1_s16(self.sums.cast()), vdup_n_s16(0)),
                 _ => vld1q_s16(self.sums.cast()),
             }
@@ -139,18 +142,18 @@ impl Tile {
     }
 }
 
-/// A lane of four, `index` being known where it is compiled.
-#[inline(always)]
-fn lane<T: Copy>(lanes: [T; 4], index: usize) -> T {
-    lanes[index]
-}
-
-/// Integers as they lie in a register.
+/// A value for each token as the sums of `M` lie: token `t` in all lanes, or `t` and `t + 1` in turn.
 #[inline]
 #[target_feature(enable = "neon")]
-fn integers(lanes: int32x4_t) -> [i32; 4] {
-    // SAFETY: both are sixteen bytes without padding.
-    unsafe { core::mem::transmute(lanes) }
+fn by_token<M: Multiply>(lanes: float32x4_t, t: usize) -> float32x4_t {
+    match (M::TOKENS, t) {
+        (1, 0) => vdupq_laneq_f32::<0>(lanes),
+        (1, 1) => vdupq_laneq_f32::<1>(lanes),
+        (1, 2) => vdupq_laneq_f32::<2>(lanes),
+        (1, _) => vdupq_laneq_f32::<3>(lanes),
+        (_, 0) => vreinterpretq_f32_f64(vdupq_laneq_f64::<0>(vreinterpretq_f64_f32(lanes))),
+        _ => vreinterpretq_f32_f64(vdupq_laneq_f64::<1>(vreinterpretq_f64_f32(lanes))),
+    }
 }
 
 /// The products of one unit (the groups that are taken apart together) with `T` tokens.
@@ -159,10 +162,10 @@ struct Products<P, M: Multiply, const T: usize> {
     /// Where sums begin: `[half][group][token]`, the first half's for both where halves have no scales.
     offsets: [[[i32; 4]; 4]; 2],
     /// Integer scales of the groups, where there are any.
-    parts: [[[int32x4_t; 2]; 2]; 4],
+    parts: [[Rows<int32x4_t>; 2]; 4],
     sums: [[M::Sums; T]; 4],
-    /// Whole sums: `[group][token][rows]`.
-    totals: [[[int32x4_t; 2]; T]; 4],
+    /// Whole sums as `M` gives them: `[group][first of the tokens that are multiplied together]`.
+    totals: [[Rows<int32x4_t>; T]; 4],
     panel: PhantomData<P>,
 }
 
@@ -172,26 +175,88 @@ impl<P: Panel, M: Multiply, const T: usize> Sink for Products<P, M, T> {
     unsafe fn take<const GROUP: usize, const VECTOR: usize>(&mut self, codes: [int8x16_t; 2]) {
         let half = if P::PARTS { VECTOR / 4 } else { 0 };
         for t in (0..T).step_by(M::TOKENS) {
-            let x = self.x.codes.wrapping_add((GROUP * self.x.stride + t) * QUANT_BLOCK);
-            let offset = |token: usize| vdupq_n_s32(lane(self.offsets[half][GROUP], token));
-            let offsets = match (P::OFFSET, M::TOKENS) {
-                (0, _) => [vdupq_n_s32(0); 2],
-                (_, 1) => [offset(t); 2],
-                _ => [offset(t), offset(t + 1)],
-            };
+            let offset = vdupq_n_s32(if P::OFFSET == 0 { 0 } else { self.offsets[half][GROUP][t] });
             let sums = &mut self.sums[GROUP][t];
             // SAFETY: the tokens lie in the tile, and the codes are the format's.
-            unsafe { M::add::<P, VECTOR>(sums, codes, x, offsets) };
+            unsafe {
+                let x = self.x.at(GROUP * self.x.stride).at(t);
+                M::add::<P, VECTOR>(sums, codes, x.codes, offset);
+            }
             if VECTOR == 7 || P::PARTS && VECTOR == 3 {
-                let finished = M::finish::<P>(*sums, offsets);
-                for token in 0..M::TOKENS {
-                    let total = &mut self.totals[GROUP][t + token];
-                    for rows in 0..2 {
-                        total[rows] = match (P::PARTS, half) {
-                            (false, _) => finished[token][rows],
-                            (_, 0) => vmulq_s32(finished[token][rows], self.parts[GROUP][0][rows]),
-                            _ => vmlaq_s32(total[rows], finished[token][rows], self.parts[GROUP][1][rows]),
-                        };
+                let finished = M::finish::<P>(*sums, offset);
+                let total = &mut self.totals[GROUP][t];
+                for rows in 0..2 * M::TOKENS {
+                    total[rows] = match (P::PARTS, half) {
+                        (false, _) => finished[rows],
+                        (_, 0) => vmulq_s32(finished[rows], self.parts[GROUP][0][rows]),
+                        _ => vmlaq_s32(total[rows], finished[rows], self.parts[GROUP][1][rows]),
+                    };
+                }
+            }
+        }
+    }
+}
+
+/// Adds one unit of a block times `T` tokens to `acc`, which lies as the sums of `M`.
+///
+/// # Safety
+/// As [`tile`], for the unit; `x` begins at its first group.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn add_unit<P: Panel, M: Multiply, const T: usize>(
+    block: *const u8,
+    unit: usize,
+    x: Tile,
+    acc: &mut [Rows<float32x4_t>; T],
+) {
+    let mut products = Products::<P, M, T> {
+        x,
+        offsets: [[[0; 4]; 4]; 2],
+        parts: [[[vdupq_n_s32(0); 4]; 2]; 4],
+        sums: [[M::start(); T]; 4],
+        totals: [[[vdupq_n_s32(0); 4]; T]; 4],
+        panel: PhantomData,
+    };
+    // SAFETY: unit and groups are the caller's.
+    unsafe {
+        for group in 0..P::GROUPS {
+            if P::OFFSET != 0 {
+                let sums = x.at(group * x.stride).sums::<T>();
+                let times = |sums| {
+                    let offsets = vmulq_n_s32(sums, -P::OFFSET);
+                    core::mem::transmute::<int32x4_t, [i32; 4]>(offsets)
+                };
+                if P::PARTS {
+                    let both = vreinterpretq_s32_s16(sums);
+                    let low = vshrq_n_s32::<16>(vshlq_n_s32::<16>(both));
+                    products.offsets[0][group] = times(low);
+                    products.offsets[1][group] = times(vshrq_n_s32::<16>(both));
+                } else {
+                    products.offsets[0][group] = times(vpaddlq_s16(sums));
+                }
+            }
+            if P::PARTS {
+                products.parts[group] = M::factors(P::factors(block, P::GROUPS * unit + group)).parts;
+            }
+        }
+        P::take_apart(block, unit, &mut products);
+        for group in 0..P::GROUPS {
+            let x = x.at(group * x.stride);
+            let Factors { scale, minimum, .. } = M::factors(P::factors(block, P::GROUPS * unit + group));
+            let scales = x.scales::<T>();
+            // Negated as integers, so that no sum gives a zero of the other sign.
+            let sums = match P::MINIMUM {
+                true => vcvtq_f32_s32(vnegq_s32(vpaddlq_s16(x.sums::<T>()))),
+                false => vdupq_n_f32(0.0),
+            };
+            for t in (0..T).step_by(M::TOKENS) {
+                for rows in 0..2 * M::TOKENS {
+                    let acc = &mut acc[t][rows];
+                    let factor = vmulq_f32(scale[rows], by_token::<M>(scales, t));
+                    *acc = vfmaq_f32(*acc, vcvtq_f32_s32(products.totals[group][t][rows]), factor);
+                    if P::MINIMUM {
+                        let factor = vmulq_f32(minimum[rows], by_token::<M>(scales, t));
+                        *acc = vfmaq_f32(*acc, factor, by_token::<M>(sums, t));
                     }
                 }
             }
@@ -208,17 +273,26 @@ impl<P: Panel, M: Multiply, const T: usize> Sink for Products<P, M, T> {
 unsafe fn tile<P: Panel, M: Multiply, const T: usize>(
     panel: *const u8,
     blocks: usize,
-    x: Tile,
+    mut x: Tile,
     out: &mut [[f32; 8]],
 ) {
     let out: &mut [[f32; 8]; T] = out.first_chunk_mut().expect("a result for each token");
-    let mut acc = [[vdupq_n_f32(0.0); 2]; T];
-    for t in 0..T {
-        // SAFETY: eight floats.
-        acc[t] = unsafe { [vld1q_f32(out[t].as_ptr()), vld1q_f32(out[t].as_ptr().add(4))] };
+    let mut acc = [[vdupq_n_f32(0.0); 4]; T];
+    for t in (0..T).step_by(M::TOKENS) {
+        for half in 0..2 {
+            // SAFETY: eight floats for each token.
+            unsafe {
+                let first = vld1q_f32(out[t].as_ptr().add(4 * half));
+                if M::TOKENS == 1 {
+                    acc[t][half] = first;
+                } else {
+                    let second = vld1q_f32(out[t + 1].as_ptr().add(4 * half));
+                    acc[t][2 * half] = vzip1q_f32(first, second);
+                    acc[t][2 * half + 1] = vzip2q_f32(first, second);
+                }
+            }
+        }
     }
-    let groups_per_block = P::COLUMNS / QUANT_BLOCK;
-    let mut x = x;
     for index in 0..blocks {
         let block = panel.wrapping_add(index * P::BYTES);
         if P::STREAMED && T == 1 && M::PREFETCH_BYTES > 0 {
@@ -226,82 +300,25 @@ unsafe fn tile<P: Panel, M: Multiply, const T: usize>(
                 prefetch(block.wrapping_add(M::PREFETCH_BYTES + line));
             }
         }
-        for unit in 0..groups_per_block / P::GROUPS {
+        for unit in 0..P::COLUMNS / QUANT_BLOCK / P::GROUPS {
             // SAFETY: block, unit and its groups are in the panel, their columns in the tile.
-            unsafe { add_unit::<P, M, T>(block, unit, x, &mut acc) };
-            x = x.after(P::GROUPS);
+            unsafe {
+                add_unit::<P, M, T>(block, unit, x, &mut acc);
+                x = x.at(P::GROUPS * x.stride);
+            }
         }
     }
-    for t in 0..T {
-        // SAFETY: eight floats.
-        unsafe {
-            vst1q_f32(out[t].as_mut_ptr(), acc[t][0]);
-            vst1q_f32(out[t].as_mut_ptr().add(4), acc[t][1]);
-        }
-    }
-}
-
-/// Adds one unit of a block times `T` tokens to `acc`.
-///
-/// # Safety
-/// As [`tile`], for the unit; `x` begins at its first group.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn add_unit<P: Panel, M: Multiply, const T: usize>(
-    block: *const u8,
-    unit: usize,
-    x: Tile,
-    acc: &mut [[float32x4_t; 2]; T],
-) {
-    let mut products = Products::<P, M, T> {
-        x,
-        offsets: [[[0; 4]; 4]; 2],
-        parts: [[[vdupq_n_s32(0); 2]; 2]; 4],
-        sums: [[M::start(); T]; 4],
-        totals: [[[vdupq_n_s32(0); 2]; T]; 4],
-        panel: PhantomData,
-    };
-    // SAFETY: unit and groups are the caller's.
-    unsafe {
-        for group in 0..P::GROUPS {
-            if P::OFFSET != 0 {
-                let sums = x.after(group).sums::<T>();
-                let times = |sums| integers(vmulq_n_s32(sums, -P::OFFSET));
-                if P::PARTS {
-                    let both = vreinterpretq_s32_s16(sums);
-                    let low = vshrq_n_s32::<16>(vshlq_n_s32::<16>(both));
-                    products.offsets[0][group] = times(low);
-                    products.offsets[1][group] = times(vshrq_n_s32::<16>(both));
+    for t in (0..T).step_by(M::TOKENS) {
+        for half in 0..2 {
+            // SAFETY: as the loads.
+            unsafe {
+                let first = out[t].as_mut_ptr().add(4 * half);
+                if M::TOKENS == 1 {
+                    vst1q_f32(first, acc[t][half]);
                 } else {
-                    products.offsets[0][group] = times(vpaddlq_s16(sums));
-                }
-            }
-            if P::PARTS {
-                products.parts[group] = P::parts(block, P::GROUPS * unit + group);
-            }
-        }
-        P::take_apart(block, unit, &mut products);
-        for group in 0..P::GROUPS {
-            let x = x.after(group);
-            let scales = x.scales::<T>();
-            let scale = P::scale(block, P::GROUPS * unit + group);
-            let mut minimum = [vdupq_n_f32(0.0); 2];
-            let mut sums = [0.0; 4];
-            if P::MINIMUM {
-                minimum = P::minimum(block, P::GROUPS * unit + group);
-                // Negated as integers, so that no sum gives a zero of the other sign.
-                let negative = vcvtq_f32_s32(vnegq_s32(vpaddlq_s16(x.sums::<T>())));
-                sums = core::mem::transmute::<float32x4_t, [f32; 4]>(negative);
-            }
-            for t in 0..T {
-                for rows in 0..2 {
-                    let sum = vcvtq_f32_s32(products.totals[group][t][rows]);
-                    let factor = vmulq_n_f32(scale[rows], lane(scales, t));
-                    acc[t][rows] = vfmaq_f32(acc[t][rows], sum, factor);
-                    if P::MINIMUM {
-                        let factor = vmulq_n_f32(minimum[rows], lane(scales, t));
-                        acc[t][rows] = vfmaq_n_f32(acc[t][rows], factor, lane(sums, t));
-                    }
+                    let (low, high) = (acc[t][2 * half], acc[t][2 * half + 1]);
+                    vst1q_f32(first, vuzp1q_f32(low, high));
+                    vst1q_f32(out[t + 1].as_mut_ptr().add(4 * half), vuzp2q_f32(low, high));
                 }
             }
         }
@@ -315,14 +332,11 @@ fn prefetch(at: *const u8) {
     unsafe { core::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags)) };
 }
 
-/// A group of eight rows in the buffer.
-#[derive(Clone, Copy)]
+/// A group of eight rows in the buffer. Of the factors those are written that the format has.
 #[repr(C)]
 struct Group {
     codes: [[int8x16_t; 2]; 8],
-    scale: [float32x4_t; 2],
-    minimum: [float32x4_t; 2],
-    parts: [[int32x4_t; 2]; 2],
+    factors: Factors,
 }
 
 /// Panels of `P` as they lie in the buffer: a block is a [`Group`], whose codes are what they stand for.
@@ -356,57 +370,70 @@ impl<P: Panel> Panel for Unpacked<P> {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn scale(block: *const u8, _group: usize) -> [float32x4_t; 2] {
-        // SAFETY: the block is a group of the buffer.
-        unsafe { (*block.cast::<Group>()).scale }
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn minimum(block: *const u8, _group: usize) -> [float32x4_t; 2] {
-        // SAFETY: the block is a group of the buffer.
-        unsafe { (*block.cast::<Group>()).minimum }
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn parts(block: *const u8, _group: usize) -> [[int32x4_t; 2]; 2] {
-        // SAFETY: the block is a group of the buffer.
-        unsafe { (*block.cast::<Group>()).parts }
+    unsafe fn factors(block: *const u8, _group: usize) -> Factors {
+        let (none, no_part) = (vdupq_n_f32(0.0), vdupq_n_s32(0));
+        // SAFETY: the block is a group of the buffer, and what the format has was written.
+        unsafe {
+            let factors = &raw const (*block.cast::<Group>()).factors;
+            Factors {
+                scale: (*factors).scale,
+                minimum: if P::MINIMUM { (*factors).minimum } else { [none; 4] },
+                parts: if P::PARTS { (*factors).parts } else { [[no_part; 4]; 2] },
+            }
+        }
     }
 }
 
 /// Puts the codes of a unit into the buffer.
-struct Store<'a, P, const PAIRED: bool> {
-    groups: &'a mut [Group],
+struct Store<P, const PAIRED: bool> {
+    groups: *mut Group,
     /// The even vector that waits for the odd one, for each group.
     waiting: [[int8x16_t; 2]; 4],
     panel: PhantomData<P>,
 }
 
-impl<P: Panel, const PAIRED: bool> Sink for Store<'_, P, PAIRED> {
+impl<P: Panel, const PAIRED: bool> Sink for Store<P, PAIRED> {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn take<const GROUP: usize, const VECTOR: usize>(&mut self, codes: [int8x16_t; 2]) {
         let offset = vdupq_n_s8(P::OFFSET as i8);
-        let codes = if P::OFFSET == 0 { codes } else { codes.map(|codes| vsubq_s8(codes, offset)) };
-        let group = &mut self.groups[GROUP];
-        if !PAIRED {
-            group.codes[VECTOR] = codes;
-        } else if VECTOR % 2 == 0 {
+        let codes =
+            if P::OFFSET == 0 { codes } else { [vsubq_s8(codes[0], offset), vsubq_s8(codes[1], offset)] };
+        // SAFETY: there is room for the groups by the contract.
+        let to = unsafe { &raw mut (*self.groups.add(GROUP)).codes }.cast::<[int8x16_t; 2]>();
+        if PAIRED && VECTOR % 2 == 0 {
             self.waiting[GROUP] = codes;
-        } else {
+        } else if PAIRED {
             // Words of four columns of both vectors side by side: eight columns of two rows.
             for rows in 0..2 {
                 let even = vreinterpretq_s32_s8(self.waiting[GROUP][rows]);
                 let odd = vreinterpretq_s32_s8(codes[rows]);
-                group.codes[VECTOR - 1 + rows] = [
+                let pairs = [
                     vreinterpretq_s8_s32(vzip1q_s32(even, odd)),
                     vreinterpretq_s8_s32(vzip2q_s32(even, odd)),
                 ];
+                // SAFETY: the group has eight vectors.
+                unsafe { to.add(VECTOR - 1 + rows).write(pairs) };
             }
+        } else {
+            // SAFETY: the same.
+            unsafe { to.add(VECTOR).write(codes) };
         }
     }
+}
+
+/// Rows as two tokens together need them: each twice.
+#[inline]
+#[target_feature(enable = "neon")]
+fn twice([low, high, ..]: Rows<float32x4_t>) -> Rows<float32x4_t> {
+    [vzip1q_f32(low, low), vzip2q_f32(low, low), vzip1q_f32(high, high), vzip2q_f32(high, high)]
+}
+
+/// [`twice`] for integers.
+#[inline]
+#[target_feature(enable = "neon")]
+fn twice_integers([low, high, ..]: Rows<int32x4_t>) -> Rows<int32x4_t> {
+    [vzip1q_s32(low, low), vzip2q_s32(low, low), vzip1q_s32(high, high), vzip2q_s32(high, high)]
 }
 
 /// Takes blocks apart into the buffer, whose length says how many groups.
@@ -414,21 +441,26 @@ impl<P: Panel, const PAIRED: bool> Sink for Store<'_, P, PAIRED> {
 /// # Safety
 /// The blocks of the groups are readable from `block` on.
 #[target_feature(enable = "neon")]
-unsafe fn unpack<P: Panel, const PAIRED: bool>(block: *const u8, buffer: &mut [Group]) {
-    let groups_per_block = P::COLUMNS / QUANT_BLOCK;
+unsafe fn unpack<P: Panel, const PAIRED: bool>(block: *const u8, buffer: &mut [MaybeUninit<Group>]) {
+    let units = P::COLUMNS / QUANT_BLOCK / P::GROUPS;
     for (index, groups) in buffer.chunks_exact_mut(P::GROUPS).enumerate() {
-        let block = block.wrapping_add(index * P::GROUPS / groups_per_block * P::BYTES);
-        let unit = index % (groups_per_block / P::GROUPS);
+        let block = block.wrapping_add(index / units * P::BYTES);
+        let unit = index % units;
+        let groups = groups.as_mut_ptr().cast::<Group>();
         // SAFETY: the block is readable by the contract and the groups are as many as it takes apart.
         unsafe {
-            for (group, to) in groups.iter_mut().enumerate() {
-                let group = P::GROUPS * unit + group;
-                to.scale = P::scale(block, group);
+            for group in 0..P::GROUPS {
+                let Factors { scale, minimum, parts } = P::factors(block, P::GROUPS * unit + group);
+                let to = &raw mut (*groups.add(group)).factors;
+                (&raw mut (*to).scale).write(if PAIRED { twice(scale) } else { scale });
                 if P::MINIMUM {
-                    to.minimum = P::minimum(block, group);
+                    (&raw mut (*to).minimum).write(if PAIRED { twice(minimum) } else { minimum });
                 }
                 if P::PARTS {
-                    to.parts = P::parts(block, group);
+                    for half in 0..2 {
+                        let part = if PAIRED { twice_integers(parts[half]) } else { parts[half] };
+                        (&raw mut (*to).parts[half]).write(part);
+                    }
                 }
             }
             let waiting = [[vdupq_n_s8(0); 2]; 4];
@@ -446,28 +478,20 @@ unsafe fn unpack<P: Panel, const PAIRED: bool>(block: *const u8, buffer: &mut [G
 unsafe fn buffered<P: Panel, S: Set>(panel: *const u8, blocks: usize, x: Tile, out: &mut [[f32; 8]]) {
     let mut token = 0;
     while token < out.len() {
-        let (x, out) = (x.behind(token), &mut out[token..]);
+        let out = &mut out[token..];
         // SAFETY: so many tokens lie from `token` on.
-        token += unsafe {
+        unsafe {
+            let x = x.at(token);
             match out.len() {
-                1 => {
-                    tile::<P, S::Last, 1>(panel, blocks, x, out);
-                    1
-                }
-                2 | 3 => {
-                    tile::<P, S::Buffered, 2>(panel, blocks, x, out);
-                    2
-                }
-                _ if S::TILE_TOKENS == 2 => {
-                    tile::<P, S::Buffered, 2>(panel, blocks, x, out);
-                    2
-                }
-                _ => {
+                1 => tile::<P, S::Last, 1>(panel, blocks, x, out),
+                4.. if S::TILE_TOKENS == 4 => {
                     tile::<P, S::Buffered, 4>(panel, blocks, x, out);
-                    4
+                    token += 2;
                 }
+                _ => tile::<P, S::Buffered, 2>(panel, blocks, x, out),
             }
-        };
+        }
+        token += 2;
     }
 }
 
@@ -478,45 +502,37 @@ unsafe fn buffered<P: Panel, S: Set>(panel: *const u8, blocks: usize, x: Tile, o
 /// should be; `out` has as many tokens.
 #[target_feature(enable = "neon")]
 unsafe fn multiply_panel<P: Panel, S: Set>(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
-    let columns = x.columns;
-    let tiles = || {
-        x.tiles().map(|tile| Tile {
-            codes: tile.codes.as_ptr(),
-            scales: tile.scales.as_ptr(),
-            sums: tile.sums.as_ptr(),
-            stride: tile.tokens,
-        })
+    let tile_of = |x: Codes<'_>| Tile {
+        codes: x.codes.as_ptr(),
+        scales: x.scales.as_ptr(),
+        sums: x.sums.as_ptr(),
+        stride: x.tokens,
     };
     out.fill([0.0; 8]);
     if x.tokens < BUFFER_TOKENS_MIN {
-        for (x, out) in tiles().zip(out.chunks_mut(INTERLEAVED_TOKENS)) {
-            let blocks = columns / P::COLUMNS;
-            // SAFETY: one or two tokens and the panel's blocks, by the contract.
-            unsafe {
-                match out.len() {
-                    1 => tile::<P, S::Direct, 1>(panel.as_ptr(), blocks, x, out),
-                    _ => tile::<P, S::Direct, 2>(panel.as_ptr(), blocks, x, out),
-                }
+        let (x, blocks) = (tile_of(*x), x.columns / P::COLUMNS);
+        // SAFETY: one or two tokens and the panel's blocks, by the contract.
+        return unsafe {
+            match out.len() {
+                1 => tile::<P, S::Direct, 1>(panel.as_ptr(), blocks, x, out),
+                _ => tile::<P, S::Direct, 2>(panel.as_ptr(), blocks, x, out),
             }
-        }
-        return;
+        };
     }
-    let (code, factor, part) = (vdupq_n_s8(0), vdupq_n_f32(0.0), vdupq_n_s32(0));
-    let group =
-        Group { codes: [[code; 2]; 8], scale: [factor; 2], minimum: [factor; 2], parts: [[part; 2]; 2] };
-    let mut buffer = [group; BUFFER_GROUPS];
-    for column in (0..columns).step_by(BUFFER_COLUMNS) {
-        let buffer = &mut buffer[..BUFFER_GROUPS.min((columns - column) / QUANT_BLOCK)];
-        let block = panel[column / P::COLUMNS * P::BYTES..].as_ptr();
+    let groups = x.columns / QUANT_BLOCK;
+    let mut buffer = [const { MaybeUninit::uninit() }; BUFFER_GROUPS];
+    for group in (0..groups).step_by(BUFFER_GROUPS) {
+        let buffer = &mut buffer[..BUFFER_GROUPS.min(groups - group)];
+        let block = panel[group * QUANT_BLOCK / P::COLUMNS * P::BYTES..].as_ptr();
         // SAFETY: the columns from here on are in the panel and in every tile.
         unsafe {
             match S::PAIRED {
                 true => unpack::<P, true>(block, buffer),
                 false => unpack::<P, false>(block, buffer),
             }
-            let panel = buffer.as_ptr().cast();
-            for (x, out) in tiles().zip(out.chunks_mut(INTERLEAVED_TOKENS)) {
-                buffered::<Unpacked<P>, S>(panel, buffer.len(), x.after(column / QUANT_BLOCK), out);
+            for (x, out) in x.tiles().zip(out.chunks_mut(INTERLEAVED_TOKENS)) {
+                let x = tile_of(x).at(group * x.tokens);
+                buffered::<Unpacked<P>, S>(buffer.as_ptr().cast(), buffer.len(), x, out);
             }
         }
     }
