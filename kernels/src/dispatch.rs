@@ -6,10 +6,12 @@
 
 #[cfg(target_arch = "aarch64")]
 use crate::arch::aarch64::{dotprod, i8mm, neon};
+#[cfg(target_arch = "riscv64")]
+use crate::arch::riscv64::rvv;
 #[cfg(target_arch = "x86_64")]
-use crate::arch::x86_64::avx2;
-use crate::arch::{Codes, Floats, HeadGroup, portable};
-use crate::{Format, HalfSums, KvKind, PANEL_ROWS, RopePairing};
+use crate::arch::x86_64::{avx2, avx512, avxvnni};
+use crate::arch::{Codes, CodesMut, Floats, HeadGroup, portable};
+use crate::{Format, KvKind, PANEL_ROWS, RopePairing};
 
 /// A family of kernels for one kind of chip.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,6 +21,15 @@ pub enum KernelSet {
     /// x86-64 with AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX-VNNI beside that.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// RISC-V with the vector extension 1.0.
+    #[cfg(target_arch = "riscv64")]
+    Rvv,
     /// Any 64-bit Arm.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -33,7 +44,13 @@ pub enum KernelSet {
 /// The sets of this instruction set architecture, best first.
 pub(crate) const ALL: &[KernelSet] = &[
     #[cfg(target_arch = "x86_64")]
+    KernelSet::Avx512,
+    #[cfg(target_arch = "x86_64")]
+    KernelSet::AvxVnni,
+    #[cfg(target_arch = "x86_64")]
     KernelSet::Avx2,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rvv,
     #[cfg(target_arch = "aarch64")]
     KernelSet::I8mm,
     #[cfg(target_arch = "aarch64")]
@@ -45,23 +62,25 @@ pub(crate) const ALL: &[KernelSet] = &[
 
 /// The one set that this build was made for, if it was.
 pub(crate) const PINNED: Option<KernelSet> = {
-    let mut pinned = None;
-    if cfg!(kwaainet_kernels = "portable") {
-        pinned = Some(KernelSet::Portable);
-    }
-    #[cfg(target_arch = "x86_64")]
-    if cfg!(kwaainet_kernels = "avx2") {
-        pinned = Some(KernelSet::Avx2);
-    }
-    #[cfg(target_arch = "aarch64")]
-    if cfg!(kwaainet_kernels = "neon") {
-        pinned = Some(KernelSet::Neon);
-    } else if cfg!(kwaainet_kernels = "dotprod") {
-        pinned = Some(KernelSet::Dotprod);
-    } else if cfg!(kwaainet_kernels = "i8mm") {
-        pinned = Some(KernelSet::I8mm);
-    }
-    pinned
+    const NAMED: &[KernelSet] = &[
+        #[cfg(kwaainet_kernels = "portable")]
+        KernelSet::Portable,
+        #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
+        KernelSet::Avx2,
+        #[cfg(all(kwaainet_kernels = "avxvnni", target_arch = "x86_64"))]
+        KernelSet::AvxVnni,
+        #[cfg(all(kwaainet_kernels = "avx512", target_arch = "x86_64"))]
+        KernelSet::Avx512,
+        #[cfg(all(kwaainet_kernels = "neon", target_arch = "aarch64"))]
+        KernelSet::Neon,
+        #[cfg(all(kwaainet_kernels = "dotprod", target_arch = "aarch64"))]
+        KernelSet::Dotprod,
+        #[cfg(all(kwaainet_kernels = "i8mm", target_arch = "aarch64"))]
+        KernelSet::I8mm,
+        #[cfg(all(kwaainet_kernels = "rvv", target_arch = "riscv64"))]
+        KernelSet::Rvv,
+    ];
+    NAMED.first().copied()
 };
 
 /// Calls a function of the set that runs.
@@ -73,13 +92,22 @@ macro_rules! call {
             // on CPUs that have it, which `Kernels::from_environment` checks before anything is computed.
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => unsafe { avx2::$function($($argument),*) },
-            // SAFETY: the same.
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::AvxVnni => unsafe { avxvnni::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => unsafe { avx512::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => unsafe { rvv::$function($($argument),*) },
+            // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             KernelSet::Neon => unsafe { neon::$function($($argument),*) },
-            // SAFETY: the same.
+            // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             KernelSet::Dotprod => unsafe { dotprod::$function($($argument),*) },
-            // SAFETY: the same.
+            // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             KernelSet::I8mm => unsafe { i8mm::$function($($argument),*) },
         }
@@ -96,6 +124,12 @@ impl KernelSet {
             KernelSet::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => "avx512",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => "rvv",
             #[cfg(target_arch = "aarch64")]
             KernelSet::Neon => "neon",
             #[cfg(target_arch = "aarch64")]
@@ -111,6 +145,12 @@ impl KernelSet {
             KernelSet::Portable => true,
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => avx2::runs_here(),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::AvxVnni => avxvnni::runs_here(),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => avx512::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => rvv::runs_here(),
             #[cfg(target_arch = "aarch64")]
             KernelSet::Neon => neon::runs_here(),
             #[cfg(target_arch = "aarch64")]
@@ -155,15 +195,9 @@ impl KernelSet {
         call!(self, multiply_rows(format, rows, count, x, out))
     }
 
-    pub(crate) fn quantize_tile(
-        self,
-        values: &[f32],
-        tokens: usize,
-        codes: &mut [i8],
-        scales: &mut [f32],
-        sums: &mut [HalfSums],
-    ) {
-        call!(self, quantize_tile(values, tokens, codes, scales, sums))
+    /// Rows of activations to the codes of one tile.
+    pub(crate) fn quantize_tile(self, values: &[f32], out: CodesMut<'_>) {
+        call!(self, quantize_tile(values, out))
     }
 
     pub(crate) fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {

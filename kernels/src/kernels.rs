@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use core::fmt;
 
+use crate::arch::CodesMut;
 use crate::attention::{AttentionJob, KvShape};
 use crate::disjoint::Disjoint;
 use crate::dispatch::{ALL, KernelSet, PINNED};
@@ -56,7 +57,7 @@ impl Kernels {
         best.expect("this build was made for a CPU with instructions that this one lacks")
     }
 
-    /// The set of that name: `portable`, `avx2`.
+    /// The set of that name: `portable`, `avx2`, `avxvnni`, `avx512`.
     pub fn named(name: &str) -> Result<Kernels, UnavailableError> {
         let found = Kernels::available().find(|kernels| kernels.name() == name);
         found.ok_or_else(|| UnavailableError { wanted: name.to_string() })
@@ -94,17 +95,24 @@ impl Kernels {
     pub fn quantize(self, pool: &dyn Parallel, x: &mut Activations) {
         let (tokens, columns) = (x.tokens(), x.columns());
         let padded = columns.next_multiple_of(QUANT_BLOCK);
-        let (values, codes, scales, sums) = x.quantize_parts();
-        let (codes, scales, sums) = (Disjoint::new(codes), Disjoint::new(scales), Disjoint::new(sums));
+        let (values, out) = x.quantize_parts();
+        let (codes, scales) = (Disjoint::new(out.codes), Disjoint::new(out.scales));
+        let (sums, totals) = (Disjoint::new(out.sums), Disjoint::new(out.totals));
         let tile = |tile: usize| {
             let first = tile * INTERLEAVED_TOKENS;
             let end = tokens.min(first + INTERLEAVED_TOKENS);
             let (start, blocks) = (first * padded, first * padded / QUANT_BLOCK..end * padded / QUANT_BLOCK);
             // SAFETY: every tile is taken once, and its parts belong to no other.
-            let (codes, scales, sums) =
-                unsafe { (codes.part(start..end * padded), scales.part(blocks.clone()), sums.part(blocks)) };
-            let values = &values[first * columns..end * columns];
-            self.set.quantize_tile(values, end - first, codes, scales, sums);
+            let out = unsafe {
+                CodesMut {
+                    tokens: end - first,
+                    codes: codes.part(start..end * padded),
+                    scales: scales.part(blocks.clone()),
+                    sums: sums.part(blocks.clone()),
+                    totals: totals.part(blocks),
+                }
+            };
+            self.set.quantize_tile(&values[first * columns..end * columns], out);
         };
         let tiles = tokens.div_ceil(INTERLEAVED_TOKENS);
         if values.len() <= QUANTIZE_VALUES_ALONE_MAX {

@@ -41,5 +41,20 @@ pub(crate) const QUANTIZE_VALUES_ALONE_MAX: usize = 16 * 1024;
 #[cfg(feature = "std")]
 pub(crate) const SPIN_US_MAX: u64 = 40;
 
+/// A thread is late if the others had to wait for it for longer than this, in microseconds (about what waking a
+/// sleeping thread takes at worst) ...
+#[cfg(feature = "std")]
+pub(crate) const LATE_US_MIN: u64 = 200;
+
+/// ... and longer than this many tasks take: stealing leaves each thread one task at the end of a run, and a
+/// slow core takes some times as long for it.
+#[cfg(feature = "std")]
+pub(crate) const LATE_TASKS: u32 = 8;
+
+/// Time for which a late thread gets no share, in milliseconds: some turns of the system's scheduler (3 to 4 ms
+/// each), so that a busy neighbour costs one of those turns in so long.
+#[cfg(feature = "std")]
+pub(crate) const SIT_OUT_MS: u64 = 30;
+
 /// Values of an elementwise operation below which one thread does it alone.
 pub(crate) const ROW_VALUES_ALONE_MAX: usize = 16 * 1024;

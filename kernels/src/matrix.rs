@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::arch::{Codes, Floats};
+use crate::arch::{Codes, CodesMut, Floats};
 use crate::formats::{Format, decode};
 use crate::pack::{packed_bytes, panel_bytes};
 use crate::{INTERLEAVED_TOKENS, PANEL_ROWS, QUANT_BLOCK, unpack};
@@ -184,6 +184,7 @@ pub struct Activations {
     codes: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<HalfSums>,
+    totals: Vec<f32>,
 }
 
 impl Activations {
@@ -211,6 +212,7 @@ impl Activations {
         grow(&mut self.codes, tokens * padded);
         grow(&mut self.scales, tokens * padded / QUANT_BLOCK);
         grow(&mut self.sums, tokens * padded / QUANT_BLOCK);
+        grow(&mut self.totals, tokens * padded / QUANT_BLOCK);
         (self.tokens, self.columns, self.quantized) = (tokens, columns, false);
     }
 
@@ -238,7 +240,7 @@ impl Activations {
     /// Bytes that rows of this shape take.
     pub fn bytes_for(tokens: usize, columns: usize) -> usize {
         let padded = columns.saturating_add(QUANT_BLOCK - 1) / QUANT_BLOCK * QUANT_BLOCK;
-        let row = columns.saturating_mul(4).saturating_add(padded).saturating_add(padded / 8 + padded / 4);
+        let row = columns.saturating_mul(4).saturating_add(padded).saturating_add(padded / 32 * 12);
         row.saturating_mul(tokens)
     }
 
@@ -257,16 +259,18 @@ impl Activations {
         self.quantized
     }
 
-    /// Values to read with the buffers of codes, scales and sums to fill; marks the codes as valid.
-    pub(crate) fn quantize_parts(&mut self) -> (&[f32], &mut [i8], &mut [f32], &mut [HalfSums]) {
+    /// Values to read with the buffers of all tokens to fill; marks the codes as valid.
+    pub(crate) fn quantize_parts(&mut self) -> (&[f32], CodesMut<'_>) {
         self.quantized = true;
         let codes = self.tokens * self.columns.next_multiple_of(QUANT_BLOCK);
-        (
-            &self.values[..self.tokens * self.columns],
-            &mut self.codes[..codes],
-            &mut self.scales[..codes / QUANT_BLOCK],
-            &mut self.sums[..codes / QUANT_BLOCK],
-        )
+        let out = CodesMut {
+            tokens: self.tokens,
+            codes: &mut self.codes[..codes],
+            scales: &mut self.scales[..codes / QUANT_BLOCK],
+            sums: &mut self.sums[..codes / QUANT_BLOCK],
+            totals: &mut self.totals[..codes / QUANT_BLOCK],
+        };
+        (&self.values[..self.tokens * self.columns], out)
     }
 
     /// The rows of `tokens` as floats.
@@ -288,6 +292,7 @@ impl Activations {
             codes: &self.codes[start..end],
             scales: &self.scales[start / QUANT_BLOCK..end / QUANT_BLOCK],
             sums: &self.sums[start / QUANT_BLOCK..end / QUANT_BLOCK],
+            totals: &self.totals[start / QUANT_BLOCK..end / QUANT_BLOCK],
         }
     }
 }

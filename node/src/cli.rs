@@ -9,6 +9,7 @@ mod inspect;
 mod run;
 mod serve;
 mod stats;
+mod sweep;
 mod tokenize;
 
 use std::io::{self, Write};

@@ -112,8 +112,6 @@ pub struct Model {
     pub text: Arc<Text>,
     /// Who answers.
     pub scheduler: Scheduler,
-    /// What it takes of memory.
-    pub budget: Budget,
     /// The kernel set that runs.
     pub kernels: Kernels,
     /// Compute threads.
@@ -122,17 +120,30 @@ pub struct Model {
     pub load_s: f64,
 }
 
-impl Model {
-    /// Opens a model. `say` hears what is about to be done, such as the budget before loading.
-    pub fn load(choice: &Choice, sessions: usize, say: &mut dyn FnMut(&str)) -> Result<Model, Failure> {
+/// A model that is open and not yet at work.
+pub struct Parts {
+    /// Its files.
+    pub files: Arc<ModelFiles>,
+    /// The tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The model's chat template, or the stated default.
+    pub template: ChatTemplate,
+    /// The engine with all blocks.
+    pub engine: Engine,
+    /// From the first look at the files until now, in seconds.
+    pub load_s: f64,
+}
+
+impl Choice {
+    /// Opens the whole model for `sessions` sessions. `say` hears what is about to be done, such as the budget
+    /// before loading.
+    pub fn open(&self, sessions: usize, say: &mut dyn FnMut(&str)) -> Result<Parts, Failure> {
         let start = Instant::now();
-        let options = choice.options(sessions)?;
-        let (kernels, threads) = (options.kernels, options.threads);
-        let files = Arc::new(choice.files()?);
-        let spec = files.spec().clone();
+        let options = self.options(sessions)?;
+        let files = Arc::new(self.files()?);
         let tokenizer = Arc::new(Tokenizer::of_model(&files)?);
         let template = ChatTemplate::new(files.chat_template(), &tokenizer)?;
-        say(&format!("Kernel set {}, {threads} threads.", kernels.name()));
+        say(&format!("Kernel set {}, {} threads.", options.kernels.name(), options.threads));
         say(&budget_line(&Budget::of(&files, &options)?));
         let mut told = 0;
         let mut progress = |done: u64, all: u64| {
@@ -143,19 +154,29 @@ impl Model {
             }
         };
         let engine = Engine::open(files.clone(), options, &mut progress)?;
-        let budget = *engine.budget();
+        Ok(Parts { files, tokenizer, template, engine, load_s: start.elapsed().as_secs_f64() })
+    }
+}
+
+impl Model {
+    /// Opens a model and starts its scheduler. `say` hears what is about to be done.
+    pub fn load(choice: &Choice, sessions: usize, say: &mut dyn FnMut(&str)) -> Result<Model, Failure> {
+        let start = Instant::now();
+        let Parts { files, tokenizer, template, engine, .. } = choice.open(sessions, say)?;
+        let name = engine.spec().name.clone();
+        let (kernels, threads) = (engine.options().kernels, engine.options().threads);
         let text = Arc::new(Text {
             tokenizer: tokenizer.clone(),
             template,
             stop_ids: files.stop_ids().to_vec(),
-            vocabulary: spec.vocabulary,
+            vocabulary: engine.spec().vocabulary,
             context_tokens: engine.context_tokens(),
         });
         let queue = SchedulerOptions { active_max: sessions, waiting_max: WAITING_MAX };
         let scheduler = Scheduler::start(engine, tokenizer, queue)?;
         let fingerprint = files.fingerprint()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
         let load_s = start.elapsed().as_secs_f64();
-        Ok(Model { name: spec.name, fingerprint, text, scheduler, budget, kernels, threads, load_s })
+        Ok(Model { name, fingerprint, text, scheduler, kernels, threads, load_s })
     }
 }
 

@@ -6,6 +6,8 @@
 #[cfg(target_arch = "aarch64")]
 pub(crate) mod aarch64;
 pub(crate) mod portable;
+#[cfg(target_arch = "riscv64")]
+pub(crate) mod riscv64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
@@ -28,6 +30,9 @@ pub(crate) struct Codes<'a> {
     pub scales: &'a [f32],
     /// Sums of the codes of both halves, `[tile][group][token of the tile]`.
     pub sums: &'a [HalfSums],
+    /// Sums of all codes times the scale, `[tile][group][token of the tile]`: what a minimum is multiplied
+    /// with.
+    pub totals: &'a [f32],
 }
 
 /// 32 columns of one token.
@@ -50,7 +55,8 @@ impl<'a> Codes<'a> {
                 columns: self.columns,
                 codes: &self.codes[range],
                 scales: &self.scales[groups.clone()],
-                sums: &self.sums[groups],
+                sums: &self.sums[groups.clone()],
+                totals: &self.totals[groups],
             }
         })
     }
@@ -72,6 +78,38 @@ pub(crate) struct Floats<'a> {
     pub columns: usize,
     /// `[tokens][columns]`
     pub values: &'a [f32],
+}
+
+/// The buffers of one tile of [`Codes`] to fill.
+pub(crate) struct CodesMut<'a> {
+    pub tokens: usize,
+    pub codes: &'a mut [i8],
+    pub scales: &'a mut [f32],
+    pub sums: &'a mut [HalfSums],
+    pub totals: &'a mut [f32],
+}
+
+impl CodesMut<'_> {
+    /// Fills the tile from `values`, rows of a whole or broken number of groups: `quantize(values, codes)` takes
+    /// up to 32 values and returns their scale, `sum(codes)` gives the sums of both halves.
+    #[inline(always)]
+    pub fn fill(
+        self,
+        values: &[f32],
+        quantize: impl Fn(&[f32], &mut [i8; QUANT_BLOCK]) -> f32,
+        sum: impl Fn(&[i8; QUANT_BLOCK]) -> HalfSums,
+    ) {
+        let columns = values.len() / self.tokens;
+        for (index, codes) in self.codes.as_chunks_mut().0.iter_mut().enumerate() {
+            let row = &values[index % self.tokens * columns..][..columns];
+            let start = index / self.tokens * QUANT_BLOCK;
+            let scale = quantize(&row[start..columns.min(start + QUANT_BLOCK)], codes);
+            let sums = sum(codes);
+            self.scales[index] = scale;
+            self.sums[index] = sums;
+            self.totals[index] = f32::from(sums[0] + sums[1]) * scale;
+        }
+    }
 }
 
 /// What one (query, key head) pair needs: the query heads that share a key head, and where its keys and

@@ -32,7 +32,7 @@ fn accumulate(group: &Group, index: usize, row: usize, x: &Codes<'_>, out: &mut 
         if let Some(minimum) = &group.minimum {
             let sums = block.sums.map(i32::from);
             let sum = minimum.parts[0] * sums[0] + minimum.parts[1] * sums[1];
-            total = fused(-sum as f32, minimum.scale * block.scale, total);
+            total = fused(-minimum.scale, sum as f32 * block.scale, total);
         }
         out[row] = total;
     }

@@ -1,8 +1,8 @@
 //! What a block does to single rows: norms, activations, rotations, quantisation.
 
-use crate::arch::SUM_COLUMNS;
+use crate::arch::{CodesMut, SUM_COLUMNS};
 use crate::math::{fused, reduce16, round_ties_even, square_root};
-use crate::{HalfSums, QUANT_BLOCK, RopePairing};
+use crate::{QUANT_BLOCK, RopePairing};
 
 /// Below this `exp` is zero (the true value is below 1.7e-38).
 pub(crate) const EXP_LOW: f32 = -87.0;
@@ -151,27 +151,12 @@ pub(crate) fn quantize_block(values: &[f32], codes: &mut [i8; QUANT_BLOCK]) -> f
     largest / 127.0
 }
 
-/// Codes, scales and sums of the rows of one tile, interleaved as [`crate::arch::Codes`] describes.
-///
-/// `values` is `tokens` rows; `codes` holds as many, each filled up to a multiple of 32, `scales` and `sums` a
-/// 32nd of that.
-pub(crate) fn quantize_tile(
-    values: &[f32],
-    tokens: usize,
-    codes: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [HalfSums],
-) {
-    let columns = values.len() / tokens;
-    let blocks = codes.as_chunks_mut().0.iter_mut().zip(scales).zip(sums).enumerate();
-    for (index, ((codes, scale), sums)) in blocks {
-        let row = &values[index % tokens * columns..][..columns];
-        let start = index / tokens * QUANT_BLOCK;
-        *scale = quantize_block(&row[start..columns.min(start + QUANT_BLOCK)], codes);
-        for (half, sum) in sums.iter_mut().enumerate() {
-            *sum = codes[half * SUM_COLUMNS..][..SUM_COLUMNS].iter().map(|code| i16::from(*code)).sum();
-        }
-    }
+/// Quantises the rows of one tile.
+pub(crate) fn quantize_tile(values: &[f32], out: CodesMut<'_>) {
+    out.fill(values, quantize_block, |codes| {
+        let (halves, _) = codes.as_chunks::<SUM_COLUMNS>();
+        core::array::from_fn(|half| halves[half].iter().map(|code| i16::from(*code)).sum())
+    });
 }
 
 #[cfg(test)]

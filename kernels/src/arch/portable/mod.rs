@@ -14,5 +14,7 @@ pub(crate) use elementwise::{
     EXP_HIGH, EXP_LOW, EXP_POLYNOMIAL, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW,
 };
 pub(crate) use elementwise::{
-    add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, softmax_by, swiglu,
+    add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu,
 };
+#[cfg(target_arch = "x86_64")]
+pub(crate) use elementwise::softmax_by;

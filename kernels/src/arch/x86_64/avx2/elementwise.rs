@@ -8,7 +8,7 @@
 
 use core::arch::x86_64::*;
 
-use crate::arch::portable;
+use crate::arch::{CodesMut, portable};
 use crate::{HalfSums, QUANT_BLOCK, RopePairing};
 
 /// e^x in eight lanes, by the steps of the portable one.
@@ -73,36 +73,31 @@ pub(super) fn quantize_block(values: &[f32; QUANT_BLOCK], codes: &mut [i8; QUANT
     largest / 127.0
 }
 
-/// Codes, scales and sums of one tile, as the portable one.
+/// Sums of both halves of 32 codes.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn quantize_tile(
-    values: &[f32],
-    tokens: usize,
-    codes: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [HalfSums],
-) {
-    let columns = values.len() / tokens;
-    let blocks = codes.as_chunks_mut().0.iter_mut().zip(scales).zip(sums).enumerate();
-    for (index, ((codes, scale), sums)) in blocks {
-        let row = &values[index % tokens * columns..][..columns];
-        let values = &row[index / tokens * QUANT_BLOCK..];
-        *scale = match values.first_chunk() {
-            Some(values) => quantize_block(values, codes),
-            None => {
-                let mut padded = [0.0; QUANT_BLOCK];
-                padded[..values.len()].copy_from_slice(values);
-                quantize_block(&padded, codes)
-            }
-        };
-        // SAFETY: 32 codes, no alignment asked.
-        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-        let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
-        let four = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-        let two = _mm256_add_epi32(four, _mm256_unpackhi_epi64(four, four));
-        let one = _mm256_add_epi32(two, _mm256_shuffle_epi32::<1>(two));
-        *sums = [_mm256_extract_epi32::<0>(one) as i16, _mm256_extract_epi32::<4>(one) as i16];
-    }
+fn half_sums(codes: &[i8; QUANT_BLOCK]) -> HalfSums {
+    // SAFETY: 32 codes, no alignment asked.
+    let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+    let four = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    let two = _mm256_add_epi32(four, _mm256_unpackhi_epi64(four, four));
+    let one = _mm256_add_epi32(two, _mm256_shuffle_epi32::<1>(two));
+    [_mm256_extract_epi32::<0>(one) as i16, _mm256_extract_epi32::<4>(one) as i16]
+}
+
+/// Quantises the rows of one tile, as the portable one.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn quantize_tile(values: &[f32], out: CodesMut<'_>) {
+    let quantize = |values: &[f32], codes: &mut [i8; QUANT_BLOCK]| match values.as_array() {
+        Some(values) => quantize_block(values, codes),
+        None => {
+            let mut padded = [0.0; QUANT_BLOCK];
+            padded[..values.len()].copy_from_slice(values);
+            quantize_block(&padded, codes)
+        }
+    };
+    out.fill(values, quantize, |codes| half_sums(codes));
 }
 
 /// As the portable one.

@@ -17,15 +17,18 @@
 mod attention;
 mod elementwise;
 mod floats;
-mod quantised;
 mod rows;
 
 use core::arch::x86_64::*;
 
+use super::dots::Avx2;
+use super::panels;
+use crate::Format;
+use crate::arch::Codes;
+
 pub(crate) use attention::{attend, store_head};
 pub(crate) use elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};
 pub(crate) use floats::multiply_floats;
-pub(crate) use quantised::multiply_panels;
 pub(crate) use rows::multiply_rows;
 
 /// Whether this CPU has the features; without `std` whether the build takes them for granted.
@@ -36,6 +39,15 @@ pub(crate) fn runs_here() -> bool {
         && std::is_x86_feature_detected!("f16c");
     #[cfg(not(feature = "std"))]
     return cfg!(all(target_feature = "avx2", target_feature = "fma", target_feature = "f16c"));
+}
+
+/// Panels times every token; `out` is `[panel][token][row]`. Panics when lengths do not belong together.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C.
+pub(crate) unsafe fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
+    // SAFETY: the same contract.
+    unsafe { panels::multiply::<Avx2>(format, panels, x, out) };
 }
 
 /// Eight IEEE halves as f32.

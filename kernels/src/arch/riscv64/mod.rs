@@ -1,0 +1,3 @@
+//! Kernel sets for 64-bit RISC-V.
+
+pub(crate) mod rvv;
