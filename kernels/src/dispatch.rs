@@ -7,7 +7,7 @@
 #[cfg(target_arch = "aarch64")]
 use crate::arch::aarch64::{dotprod, i8mm, neon};
 #[cfg(target_arch = "riscv64")]
-use crate::arch::riscv64::rvv;
+use crate::arch::riscv64::{rv64, rvv};
 #[cfg(target_arch = "x86_64")]
 use crate::arch::x86_64::{avx2, avx512, avxvnni};
 use crate::arch::{Codes, CodesMut, Floats, HeadGroup, portable};
@@ -39,6 +39,9 @@ pub enum KernelSet {
     /// 64-bit Arm with the int8 matrix extension.
     #[cfg(target_arch = "aarch64")]
     I8mm,
+    /// RISC-V of 64 bits without vectors.
+    #[cfg(target_arch = "riscv64")]
+    Rv64,
 }
 
 /// The sets of this instruction set architecture, best first.
@@ -57,6 +60,8 @@ pub(crate) const ALL: &[KernelSet] = &[
     KernelSet::Dotprod,
     #[cfg(target_arch = "aarch64")]
     KernelSet::Neon,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rv64,
     KernelSet::Portable,
 ];
 
@@ -79,6 +84,8 @@ pub(crate) const PINNED: Option<KernelSet> = {
         KernelSet::I8mm,
         #[cfg(all(kwaainet_kernels = "rvv", target_arch = "riscv64"))]
         KernelSet::Rvv,
+        #[cfg(all(kwaainet_kernels = "rv64", target_arch = "riscv64"))]
+        KernelSet::Rv64,
     ];
     NAMED.first().copied()
 };
@@ -110,6 +117,8 @@ macro_rules! call {
             // SAFETY: as above.
             #[cfg(target_arch = "aarch64")]
             KernelSet::I8mm => unsafe { i8mm::$function($($argument),*) },
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => rv64::$function($($argument),*),
         }
     };
 }
@@ -136,6 +145,8 @@ impl KernelSet {
             KernelSet::Dotprod => "dotprod",
             #[cfg(target_arch = "aarch64")]
             KernelSet::I8mm => "i8mm",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => "rv64",
         }
     }
 
@@ -157,6 +168,8 @@ impl KernelSet {
             KernelSet::Dotprod => dotprod::runs_here(),
             #[cfg(target_arch = "aarch64")]
             KernelSet::I8mm => i8mm::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => true,
         }
     }
 

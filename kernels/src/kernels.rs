@@ -7,7 +7,7 @@ use crate::arch::CodesMut;
 use crate::attention::{AttentionJob, KvShape};
 use crate::disjoint::Disjoint;
 use crate::dispatch::{ALL, KernelSet, PINNED};
-use crate::limits::{QUANTIZE_VALUES_ALONE_MAX, ROW_VALUES_ALONE_MAX};
+use crate::limits::QUANTIZE_VALUES_ALONE_MAX;
 use crate::matmul::{self, Product};
 use crate::parallel::for_each_row;
 use crate::rope::RopeTable;
@@ -149,7 +149,7 @@ impl Kernels {
         let width = weight.len();
         let norm =
             |row: usize, out: &mut [f32]| self.rms_norm(&x[row * width..][..width], weight, epsilon, out);
-        rows(pool, out, width, &norm);
+        for_each_row(pool, out, width, &norm);
     }
 
     /// [`Kernels::swiglu`] for every row of `width` values.
@@ -158,7 +158,7 @@ impl Kernels {
     /// If lengths do not fit.
     pub fn swiglu_rows(self, pool: &dyn Parallel, gate: &mut [f32], up: &[f32], width: usize) {
         assert_eq!(gate.len(), up.len(), "rows of another shape");
-        rows(pool, gate, width, &|row, gate| self.swiglu(gate, &up[row * width..][..width]));
+        for_each_row(pool, gate, width, &|row, gate| self.swiglu(gate, &up[row * width..][..width]));
     }
 
     /// [`Kernels::geglu`] for every row of `width` values.
@@ -167,7 +167,7 @@ impl Kernels {
     /// If lengths do not fit.
     pub fn geglu_rows(self, pool: &dyn Parallel, gate: &mut [f32], up: &[f32], width: usize) {
         assert_eq!(gate.len(), up.len(), "rows of another shape");
-        rows(pool, gate, width, &|row, gate| self.geglu(gate, &up[row * width..][..width]));
+        for_each_row(pool, gate, width, &|row, gate| self.geglu(gate, &up[row * width..][..width]));
     }
 
     /// One row: out = x / root mean square of x * weight, all of one length.
@@ -254,14 +254,5 @@ impl Kernels {
     /// If a shape does not fit or a query's range lies beyond its pages.
     pub fn attention(self, pool: &dyn Parallel, job: &AttentionJob<'_>, out: &mut [f32]) {
         attention::attention(self.set, pool, job, out);
-    }
-}
-
-/// Rows of an elementwise operation, on several threads where there are enough values to pay for them.
-fn rows(pool: &dyn Parallel, rows: &mut [f32], width: usize, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-    if rows.len() <= ROW_VALUES_ALONE_MAX {
-        rows.chunks_exact_mut(width).enumerate().for_each(|(index, row)| task(index, row));
-    } else {
-        for_each_row(pool, rows, width, task);
     }
 }

@@ -2,14 +2,17 @@
 //!
 //! The command line and the API open models the same way.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kwaainet_engine::budget::Budget;
 use kwaainet_engine::chat::ChatTemplate;
-use kwaainet_engine::engine::{Engine, EngineOptions, threads_here};
+use kwaainet_engine::engine::{Engine, EngineOptions, Progress};
 use kwaainet_engine::files::ModelFiles;
+use kwaainet_engine::memory::Residence;
 use kwaainet_engine::scheduler::{Scheduler, SchedulerOptions};
 use kwaainet_engine::tokenizer::{Special, Tokenizer};
 use kwaainet_engine::weights::Quantize;
@@ -38,6 +41,24 @@ pub struct Choice {
     pub quantize: Option<String>,
     /// Compute threads.
     pub threads: Option<usize>,
+    /// Binds each thread to a core.
+    pub pin: bool,
+    /// How weights are kept in memory.
+    pub residence: Residence,
+    /// Asks for large pages.
+    pub huge_pages: bool,
+}
+
+/// What `--lock` and `--stream` ask for together.
+pub fn residence(lock: bool, stream: bool) -> Result<Residence, Failure> {
+    match (lock, stream) {
+        (false, false) => Ok(Residence::Mapped),
+        (true, false) => Ok(Residence::Locked),
+        (false, true) => Ok(Residence::Streamed),
+        (true, true) => {
+            Err(Failure::usage("weights can't be locked in memory and streamed; take one of both"))
+        }
+    }
 }
 
 impl Choice {
@@ -56,7 +77,10 @@ impl Choice {
         let mut options = EngineOptions::new(kernels);
         options.context_tokens = self.context_tokens;
         options.sessions_max = sessions;
-        options.threads = self.threads.unwrap_or_else(threads_here);
+        options.threads = self.threads.unwrap_or(options.threads);
+        options.pin = self.pin;
+        options.residence = self.residence;
+        options.huge_pages = self.huge_pages;
         if let Some(kv) = &self.kv {
             options.kv = match kv.to_ascii_lowercase().as_str() {
                 "f32" => KvKind::F32,
@@ -141,19 +165,30 @@ impl Choice {
         let start = Instant::now();
         let options = self.options(sessions)?;
         let files = Arc::new(self.files()?);
-        let tokenizer = Arc::new(Tokenizer::of_model(&files)?);
-        let template = ChatTemplate::new(files.chat_template(), &tokenizer)?;
         say(&format!("Kernel set {}, {} threads.", options.kernels.name(), options.threads));
-        say(&budget_line(&Budget::of(&files, &options)?));
-        let mut told = 0;
-        let mut progress = |done: u64, all: u64| {
-            let tenth = done * 10 / all.max(1);
-            if tenth > told && start.elapsed() > QUICK {
-                told = tenth;
-                say(&format!("Packing weights: {} %.", tenth * 10));
+        let budget = Budget::of(&files, &options)?;
+        say(&budget_line(&budget));
+        let (mut done, mut told) = (0, 0);
+        let mut progress = |event: Progress| match event {
+            Progress::Damaged(sentence) => eprintln!("kwaainet: {sentence}"),
+            Progress::Packed { bytes } => {
+                done += bytes;
+                let tenth = done.min(budget.packed_bytes) * 10 / budget.packed_bytes.max(1);
+                if tenth > told && start.elapsed() > QUICK {
+                    told = tenth;
+                    say(&format!("Packing weights: {} %.", tenth * 10));
+                }
             }
         };
-        let engine = Engine::open(files.clone(), options, &mut progress)?;
+        // A vocabulary of 128 thousand takes as long to read as all weights to be mapped and locked.
+        let (tokenizer, engine) = thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::of_model(&files));
+            let engine = Engine::open(files.clone(), options, &mut progress);
+            (tokenizer.join(), engine)
+        });
+        let tokenizer = tokenizer.unwrap_or_else(|panic| resume_unwind(panic))?;
+        let (tokenizer, engine) = (Arc::new(tokenizer), engine?);
+        let template = ChatTemplate::new(files.chat_template(), &tokenizer)?;
         Ok(Parts { files, tokenizer, template, engine, load_s: start.elapsed().as_secs_f64() })
     }
 }

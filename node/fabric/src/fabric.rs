@@ -23,6 +23,7 @@ use crate::calls::{Call, Envelope, Method, within};
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::frames::{Frames, StreamLimits};
+use crate::kept;
 use crate::limits::{ACCEPTS_WAITING_MAX, COMMANDS_MAX, IDLE_TIME_MAX, NEGOTIATIONS_MAX, PING_TIME_MAX};
 use crate::peers::Peer;
 use crate::settings::Settings;
@@ -71,7 +72,11 @@ impl Fabric {
         }
         let connected = Connected::default();
         let (commands, receiver) = smol::channel::bounded(COMMANDS_MAX);
-        let task = Task::new(swarm, settings, counters.clone(), connected.clone());
+        let kept = match settings.folder.as_deref().map(kept::path_in) {
+            Some(path) => smol::unblock(move || kept::load(&path)).await?,
+            None => Vec::new(),
+        };
+        let task = Task::new(swarm, settings, counters.clone(), connected.clone(), kept);
         smol::spawn(task.run(receiver)).detach();
         let budget = Budget::default();
         Ok(Fabric(Arc::new(Inner { peer_id, commands, opener, servers, connected, budget, counters })))

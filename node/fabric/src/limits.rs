@@ -120,6 +120,8 @@ pub const PEERS_KEPT_MAX: usize = 64;
 pub const PEERS_FILE_BYTES_MAX: u64 = 256 * 1024;
 /// The file of kept peers is written at most this often: SD cards wear out.
 pub const PEERS_FILE_INTERVAL: Duration = Duration::from_secs(600);
+/// The first time after a start: a node that loses power early still knows its peers.
+pub const PEERS_FILE_DELAY: Duration = Duration::from_secs(60);
 /// Bootstrap addresses in the settings.
 pub const BOOTSTRAPS_MAX: usize = 64;
 /// Listen and announced addresses in the settings.
@@ -175,6 +177,13 @@ pub const LISTEN_QUEUE: i32 = 128;
 pub const LAN_PACKET_BYTES_MAX: usize = 4096;
 /// Addresses taken from one packet.
 pub const LAN_ADDRESSES_PER_PACKET_MAX: usize = 16;
+/// Peers of the book that are there because they announced themselves on a LAN and are not connected: a
+/// liar on the LAN can't push others out.
+pub const LAN_PEERS_MAX: usize = 128;
+/// Lists of peers that wait for the swarm's task.
+pub const LAN_SEEN_WAITING_MAX: usize = 16;
+/// Of two nodes that hear of each other at once, one dials and the other gives it this time.
+pub const LAN_COURTESY: Duration = Duration::from_secs(1);
 /// Packets looked at each second on one interface; more are dropped unread.
 pub const LAN_PACKETS_PER_SECOND_MAX: u32 = 100;
 /// First question after the start; doubled until [`LAN_QUERY_INTERVAL`].

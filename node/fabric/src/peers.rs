@@ -10,8 +10,9 @@ use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};
 
 use crate::limits::{
-    ADDRESS_BYTES_MAX, ADDRESSES_PER_PEER_MAX, AGENT_BYTES_MAX, NEIGHBOURS_WANTED, PEERS_MAX,
-    PROTOCOLS_PER_PEER_MAX, REASON_BYTES_MAX, REDIAL_TIME_MAX, REDIAL_TIME_MIN, REDIALS_MAX,
+    ADDRESS_BYTES_MAX, ADDRESSES_PER_PEER_MAX, AGENT_BYTES_MAX, LAN_COURTESY, LAN_PEERS_MAX,
+    NEIGHBOURS_WANTED, PEERS_KEPT_MAX, PEERS_MAX, PROTOCOLS_PER_PEER_MAX, REASON_BYTES_MAX, REDIAL_TIME_MAX,
+    REDIAL_TIME_MIN, REDIALS_MAX,
 };
 
 /// How far we came with a peer.
@@ -91,6 +92,7 @@ struct Entry {
     wanted: Wanted,
     /// Dials that failed since the last connection.
     attempts: u32,
+    dialling: bool,
     redial_at: Option<Instant>,
     touched: Instant,
 }
@@ -116,15 +118,26 @@ impl Book {
         wanted: Wanted,
         now: Instant,
     ) {
+        let own = self.own;
+        if wanted == Wanted::Lan && !self.entries.contains_key(&peer) && self.is_lan_full() {
+            return;
+        }
         let Some(entry) = self.entry(peer, now) else { return };
         for address in addresses {
             entry.add_address(peer, address);
         }
         entry.wanted = entry.wanted.max(wanted);
-        if wanted > Wanted::No && entry.connections.is_empty() && entry.redial_at.is_none() {
+        let idle = entry.connections.is_empty() && entry.redial_at.is_none() && !entry.dialling;
+        if wanted > Wanted::No && idle {
+            let courtesy = wanted == Wanted::Lan && own > peer;
             entry.attempts = 0;
-            entry.redial_at = Some(now);
+            entry.redial_at = Some(if courtesy { now + LAN_COURTESY } else { now });
         }
+    }
+
+    fn is_lan_full(&self) -> bool {
+        let unproven = |entry: &&Entry| entry.wanted == Wanted::Lan && entry.connections.is_empty();
+        self.entries.values().filter(unproven).count() >= LAN_PEERS_MAX
     }
 
     fn entry(&mut self, peer: PeerId, now: Instant) -> Option<&mut Entry> {
@@ -147,6 +160,7 @@ impl Book {
             connections: Vec::new(),
             wanted: Wanted::No,
             attempts: 0,
+            dialling: false,
             redial_at: None,
             touched: now,
         });
@@ -158,6 +172,7 @@ impl Book {
     pub(crate) fn dialling(&mut self, peer: PeerId, now: Instant) {
         if let Some(entry) = self.entry(peer, now) {
             entry.state = entry.state.max(PeerState::Dialled);
+            entry.dialling = true;
             entry.redial_at = None;
         }
     }
@@ -173,6 +188,7 @@ impl Book {
     ) {
         let Some(entry) = self.entry(peer, now) else { return };
         entry.fail(state, reason);
+        entry.dialling = false;
         if !entry.connections.is_empty() {
             return;
         }
@@ -206,6 +222,7 @@ impl Book {
             entry.state = entry.state.max(PeerState::Authenticated);
             entry.connections.push((connection, relayed));
             entry.attempts = 0;
+            entry.dialling = false;
             entry.redial_at = None;
         }
     }
@@ -308,9 +325,29 @@ impl Book {
         self.entries.get(&peer).is_some_and(|entry| !entry.connections.is_empty())
     }
 
-    /// Whether there is a connection to `peer` that goes through no relay.
-    pub(crate) fn is_direct(&self, peer: PeerId) -> bool {
-        self.entries.get(&peer).is_some_and(|entry| entry.connections.iter().any(|(_, relayed)| !relayed))
+    /// Peers with a direct connection that serve `protocol`, with their direct addresses.
+    pub(crate) fn serving(&self, protocol: &str) -> Vec<(PeerId, Vec<Multiaddr>)> {
+        let serving = self.entries.iter().filter(|(_, entry)| {
+            entry.protocols.iter().any(|served| served == protocol)
+                && entry.connections.iter().any(|(_, relayed)| !relayed)
+        });
+        let direct =
+            |entry: &Entry| entry.addresses.iter().filter(|address| !is_relayed(address)).cloned().collect();
+        serving.map(|(peer, entry)| (*peer, direct(entry))).collect()
+    }
+
+    /// Addresses worth keeping for the next start: of useful and configured peers, with their ids.
+    pub(crate) fn worth_keeping(&self) -> Vec<Multiaddr> {
+        let worth = self.entries.iter().filter(|(_, entry)| {
+            entry.state == PeerState::Useful
+                || entry.wanted == Wanted::Bootstrap && entry.state == PeerState::Authenticated
+        });
+        let mut worth: Vec<_> = worth.collect();
+        worth.sort_by_key(|(_, entry)| std::cmp::Reverse((entry.wanted, entry.state)));
+        let addresses = worth.into_iter().take(PEERS_KEPT_MAX).flat_map(|(peer, entry)| {
+            entry.addresses.iter().filter_map(|address| address.clone().with_p2p(*peer).ok())
+        });
+        addresses.collect()
     }
 
     /// How many peers are in each state, by its place in [`PeerState::ALL`].
@@ -434,7 +471,29 @@ mod tests {
         }
         assert_eq!(book.next_due(), None);
         book.saw(peer, [], Wanted::Lan, now);
-        assert_eq!(book.due(now), [peer]);
+        assert_eq!(book.due(now + LAN_COURTESY), [peer]);
+    }
+
+    #[test]
+    fn liars_on_the_lan_get_so_many_places() {
+        let (mut book, now) = (Book::new(PeerId::random()), Instant::now());
+        for _ in 0..LAN_PEERS_MAX + 1 {
+            book.saw(PeerId::random(), [address(1)], Wanted::Lan, now);
+        }
+        assert_eq!(book.entries.len(), LAN_PEERS_MAX);
+        book.saw(PeerId::random(), [address(1)], Wanted::Bootstrap, now);
+        assert_eq!(book.entries.len(), LAN_PEERS_MAX + 1);
+    }
+
+    #[test]
+    fn of_two_that_hear_of_each_other_one_dials_first() {
+        let (a, b, now) = (PeerId::random(), PeerId::random(), Instant::now());
+        let due = |own, other| {
+            let mut book = Book::new(own);
+            book.saw(other, [address(1)], Wanted::Lan, now);
+            (book.due(now).len(), book.due(now + LAN_COURTESY).len())
+        };
+        assert_eq!((due(a, b), due(b, a)), if a < b { ((1, 1), (0, 1)) } else { ((0, 1), (1, 1)) });
     }
 
     #[test]

@@ -13,23 +13,29 @@ use futures::StreamExt;
 use futures::channel::oneshot;
 use libp2p::core::ConnectedPoint;
 use libp2p::kad::{self, QueryId, QueryResult};
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, autonat, identify, noise};
+use libp2p::{Multiaddr, PeerId, autonat, identify, noise, relay};
 use smol::Timer;
 use smol::channel::Receiver;
 use smol::future::FutureExt;
 
-use crate::behaviour::{Behaviour, BehaviourEvent, COMMON_KADEMLIA, Kademlia};
+use crate::behaviour::{Behaviour, BehaviourEvent, COMMON_KADEMLIA, Kademlia, RELAY};
 use crate::counters::Counters;
 use crate::error::Error;
 use crate::gate::ip_of;
+use crate::kept;
+use crate::lan::{Lan, Listening, Seen};
 use crate::limits::{
-    ADDRESSES_PER_PEER_MAX, CONNECTIONS_KEPT_MAX, DIALS_MAX, REACH_TIME_MAX, SEARCHES_MAX, WAITERS_MAX,
+    ADDRESSES_PER_PEER_MAX, CONNECTIONS_KEPT_MAX, DIALS_MAX, LAN_SEEN_WAITING_MAX, PEERS_FILE_DELAY,
+    PEERS_FILE_INTERVAL, REACH_TIME_MAX, SEARCHES_MAX, WAITERS_MAX,
 };
 use crate::peers::{Book, Peer, PeerState, Wanted, is_relayed};
+use crate::relays::Relays;
 use crate::settings::{Settings, peer_of};
 use crate::status::{Reachability, Status};
+use crate::transport::is_local;
 
 /// What the handle asks of the task.
 pub(crate) enum Command {
@@ -77,11 +83,18 @@ pub(crate) struct Task {
     finding: HashMap<PeerId, Vec<oneshot::Sender<Vec<Multiaddr>>>>,
     searches: HashMap<(Table, QueryId), PeerId>,
     reachability: Reachability,
+    relays: Relays,
+    /// The discovery on the LAN, which ends when it is dropped, and what it sees.
+    lan: Option<(smol::Task<()>, Receiver<Vec<Seen>>)>,
+    listening: Listening,
+    /// When known peers are kept next.
+    keep_at: Instant,
 }
 
 enum Happening {
     Network(Box<SwarmEvent<BehaviourEvent>>),
     Command(Option<Command>),
+    Seen(Vec<Seen>),
     Due,
 }
 
@@ -91,6 +104,7 @@ impl Task {
         settings: Settings,
         counters: Arc<Counters>,
         connected: Connected,
+        kept: Vec<Multiaddr>,
     ) -> Self {
         let mut task = Task {
             swarm,
@@ -102,12 +116,29 @@ impl Task {
             finding: HashMap::new(),
             searches: HashMap::new(),
             reachability: Reachability::Unknown,
+            relays: Relays::default(),
+            lan: None,
+            listening: Listening::default(),
+            keep_at: Instant::now() + PEERS_FILE_DELAY,
         };
         let now = Instant::now();
+        for address in kept {
+            if let Some(peer) = peer_of(&address) {
+                task.book().saw(peer, [address], Wanted::Swarm, now);
+            }
+        }
         for address in task.settings.bootstrap.clone() {
             if let Some(peer) = peer_of(&address) {
                 task.book().saw(peer, [address], Wanted::Bootstrap, now);
             }
+        }
+        task.note_listening();
+        if task.settings.mdns {
+            let (seen, lan) = smol::channel::bounded(LAN_SEEN_WAITING_MAX);
+            let (service, own) = (task.settings.service(), *task.swarm.local_peer_id());
+            let listening = task.listening.clone();
+            let work = smol::spawn(Lan { service, own, listening, seen }.run());
+            task.lan = Some((work, lan));
         }
         task
     }
@@ -125,9 +156,17 @@ impl Task {
                 };
                 Happening::Due
             };
-            match network.race(command).race(timer).await {
+            let seen = async {
+                match &self.lan {
+                    Some((_, lan)) => lan.recv().await.map_or(Happening::Seen(Vec::new()), Happening::Seen),
+                    None => std::future::pending().await,
+                }
+            };
+            match network.race(command).race(seen).race(timer).await {
                 Happening::Network(event) => self.on_event(*event),
+                Happening::Seen(seen) => self.on_seen(seen),
                 Happening::Command(Some(Command::Stop(done))) => {
+                    self.keep().await;
                     // Whoever stopped may not wait for it.
                     let _ = done.send(());
                     return;
@@ -137,6 +176,60 @@ impl Task {
                 Happening::Due => {}
             }
             self.do_what_is_due();
+            if self.keep_at <= Instant::now() {
+                self.keep().await;
+            }
+        }
+    }
+
+    /// Writes down who is worth knowing. A full or broken disk is no reason to stop.
+    async fn keep(&mut self) {
+        self.keep_at = Instant::now() + PEERS_FILE_INTERVAL;
+        let Some(path) = self.settings.folder.as_deref().map(kept::path_in) else { return };
+        let addresses = self.book().worth_keeping();
+        // A node that met nobody keeps what it knew.
+        if !addresses.is_empty() {
+            let _ = smol::unblock(move || kept::save(&path, &addresses)).await;
+        }
+    }
+
+    fn on_seen(&mut self, seen: Vec<Seen>) {
+        if seen.is_empty() {
+            self.lan = None;
+        }
+        let now = Instant::now();
+        for Seen { peer, addresses } in seen {
+            self.book().saw(peer, addresses, Wanted::Lan, now);
+        }
+    }
+
+    /// Tells the LAN discovery where we listen.
+    fn note_listening(&mut self) {
+        let addresses = self.swarm.listeners().filter(|address| !is_relayed(address)).cloned().collect();
+        *self.listening.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = addresses;
+    }
+
+    /// Behind a NAT, has a few relays; elsewhere none.
+    fn manage_relays(&mut self, now: Instant) {
+        if self.reachability != Reachability::Private {
+            for listener in self.relays.release() {
+                self.swarm.remove_listener(listener);
+            }
+            return;
+        }
+        while self.relays.wants_more() {
+            let candidates = self.book().serving(RELAY.as_ref());
+            let Some(relay) = self.relays.next(candidates.iter().map(|(peer, _)| *peer), now) else { return };
+            let addresses = candidates.into_iter().find(|(peer, _)| *peer == relay).map(|(_, all)| all);
+            // Others dial the relay at this address: one of the open network before one of a LAN.
+            let is_outside = |address: &Multiaddr| ip_of(address).is_none_or(|ip| !is_local(ip));
+            let address = addresses.and_then(|all| all.into_iter().max_by_key(is_outside));
+            let circuit = address.and_then(|address| address.with_p2p(relay).ok());
+            let listened = circuit.map(|address| self.swarm.listen_on(address.with(Protocol::P2pCircuit)));
+            match listened {
+                Some(Ok(listener)) => self.relays.asked(listener, relay),
+                _ => self.relays.refused(relay, random(), now),
+            }
         }
     }
 
@@ -149,7 +242,9 @@ impl Task {
         let gate = &self.swarm.behaviour().gate;
         // With all dials taken, a dial's end wakes the task.
         let dials = (gate.dials() < DIALS_MAX / 2).then(|| gate.book.next_due()).flatten();
-        waiting.chain(dials).min()
+        let relays = self.relays.next_due().filter(|_| self.reachability == Reachability::Private);
+        let keep = self.settings.folder.is_some().then_some(self.keep_at);
+        waiting.chain(dials).chain(relays).chain(keep).min()
     }
 
     fn do_what_is_due(&mut self) {
@@ -159,6 +254,7 @@ impl Task {
         for peer in late {
             self.give_up(peer, "no connection came about in time");
         }
+        self.manage_relays(now);
         // Half of the dials are left for calls and searches.
         let free = (DIALS_MAX / 2).saturating_sub(self.swarm.behaviour().gate.dials());
         if free > 0 {
@@ -346,6 +442,11 @@ impl Task {
                     self.on_dial_failed(peer, &error);
                 }
             }
+            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.note_listening(),
+            SwarmEvent::ListenerClosed { listener_id, .. } => {
+                self.relays.ended(listener_id, random(), Instant::now());
+                self.note_listening();
+            }
             SwarmEvent::NewExternalAddrOfPeer { peer_id, address } => {
                 let connected = self.book().is_connected(peer_id).then_some(peer_id);
                 let address = self.believable([address], connected);
@@ -391,6 +492,10 @@ impl Task {
             BehaviourEvent::Reachability(autonat::v1::Event::StatusChanged { new, .. }) => {
                 self.on_reachability(&new);
             }
+            BehaviourEvent::RelayClient(relay::client::Event::ReservationReqAccepted {
+                relay_peer_id,
+                ..
+            }) => self.relays.given(relay_peer_id),
             _ => {}
         }
     }

@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::limits::{HANDSHAKE_TIME_MAX, STREAMS_PER_CONNECTION_MAX};
 
 pub(crate) use names::{InboundStreams, is_unknown_name, local_name};
-pub(crate) use ports::is_local;
+pub(crate) use ports::{interfaces, is_local};
 
 /// Which addresses a node dials.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,14 +10,15 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use argh::FromArgs;
+use kwaainet_engine::disk::sequential_read_bytes_per_s;
 use kwaainet_engine::engine::{Engine, Input, Run, Wanted};
 use kwaainet_engine::kv::SessionId;
-use kwaainet_engine::memory;
+use kwaainet_engine::memory::{self, Residence};
 use kwaainet_kernels::KV_PAGE_TOKENS;
 use serde_json::json;
 
 use crate::exit::{Exit, Failure};
-use crate::model::Choice;
+use crate::model::{Choice, residence};
 use crate::signals::Signals;
 
 use super::stats::{memory_json, memory_line, rate};
@@ -53,9 +54,21 @@ pub struct Benchmark {
     /// what to make of float weights: keep, f32, q8_0, q4_0 or q4_k (default: keep)
     #[argh(option)]
     quantize: Option<String>,
-    /// compute threads (default: all cores)
+    /// compute threads (default: all fast cores)
     #[argh(option)]
     threads: Option<usize>,
+    /// bind each compute thread to a core, fast cores first
+    #[argh(switch)]
+    pin: bool,
+    /// read the weights in at once and lock them in memory (otherwise they are mapped and come as they are used)
+    #[argh(switch)]
+    lock: bool,
+    /// hold only a block or two of the weights in memory and read the rest from the disk for each token
+    #[argh(switch)]
+    stream: bool,
+    /// ask the system for large pages
+    #[argh(switch)]
+    huge_pages: bool,
     /// print one JSON object
     #[argh(switch)]
     json: bool,
@@ -89,6 +102,9 @@ impl Benchmark {
             kv: self.kv.clone(),
             quantize: self.quantize.clone(),
             threads: self.threads,
+            pin: self.pin,
+            residence: residence(self.lock, self.stream)?,
+            huge_pages: self.huge_pages,
         };
         let mut parts = choice.open(self.batch, &mut |line| eprintln!("{line}"))?;
         let signals = Signals::listen()?;
@@ -102,10 +118,18 @@ impl Benchmark {
         let (name, budget) = (engine.spec().name.clone(), *engine.budget());
         let (kernels, threads) = (engine.options().kernels.name(), engine.options().threads);
         let load_s = parts.load_s;
+        let streamed = engine.options().residence == Residence::Streamed;
+        let disk = self.model.as_ref().filter(|path| streamed && path.is_file());
         let file_bytes: u64 = parts.files.files().iter().map(|(_, bytes)| bytes).sum();
         // The compute threads must not stand beside the sweep.
         drop(parts);
         let bandwidth = read_bandwidth(threads);
+        let disk = disk.map(|path| sequential_read_bytes_per_s(path)).transpose().map_err(|error| {
+            Failure::new(
+                Exit::Failure,
+                format!("can't read the model's file to see how fast its disk is: {error}"),
+            )
+        })?;
         // A pass reads the weights once, and of each session the keys and values of all tokens before: on
         // average, those of its depth, its prompt and half of what is generated.
         let passes_per_s = rates.decode / self.batch as f64;
@@ -138,6 +162,8 @@ impl Benchmark {
                 "file_bytes": file_bytes,
                 "kv_bytes": budget.kv_bytes,
                 "scratch_bytes": budget.scratch_bytes,
+                "streamed": streamed,
+                "disk_bytes_per_s": disk,
                 "memory": memory_json(resident),
             });
             writeln!(out, "{object}")?;
@@ -162,6 +188,15 @@ impl Benchmark {
                 read / bandwidth,
                 weights_read / bandwidth
             )?;
+            if let Some(disk) = disk {
+                writeln!(
+                    out,
+                    "Streamed: {:.2} GB/s of weights; this disk reads {:.2} GB/s; ratio {:.2}.",
+                    weights_read / 1e9,
+                    disk / 1e9,
+                    weights_read / disk
+                )?;
+            }
             let (file, kv) = (file_bytes as f64 / 1e6, budget.kv_bytes as f64 / 1e6);
             writeln!(out, "{} File {file:.1} MB, KV cache {kv:.1} MB.", memory_line(resident))?;
         }
@@ -213,8 +248,7 @@ impl Benchmark {
     }
 }
 
-/// Reads a short prompt in a session of its own, to the choice of the token behind it; false if a signal came.
-/// came.
+/// Reads a short prompt in a session of its own and chooses the token behind it; false if a signal came.
 fn first_token(engine: &mut Engine, signals: &Signals) -> Result<bool, Failure> {
     if signals.came() {
         return Ok(false);

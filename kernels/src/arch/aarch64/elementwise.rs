@@ -6,7 +6,7 @@
 
 use core::arch::aarch64::*;
 
-use crate::arch::{HalfSums, SUM_COLUMNS, portable};
+use crate::arch::{CodesMut, portable};
 use crate::{QUANT_BLOCK, RopePairing};
 
 /// e^x in four lanes, by the steps of the portable one.
@@ -77,29 +77,14 @@ pub(super) fn quantize_block(values: &[f32], codes: &mut [i8; QUANT_BLOCK]) -> f
     }
 }
 
-/// Codes, scales and sums of the rows of one tile, as the portable one.
+/// Quantises the rows of one tile, as the portable one.
 #[target_feature(enable = "neon")]
-pub(crate) fn quantize_tile(
-    values: &[f32],
-    tokens: usize,
-    codes: &mut [i8],
-    scales: &mut [f32],
-    sums: &mut [HalfSums],
-) {
-    let columns = values.len() / tokens;
-    let (mut token, mut start) = (0, 0);
-    for ((codes, scale), sums) in codes.as_chunks_mut().0.iter_mut().zip(scales).zip(sums) {
-        let row = &values[token * columns..][..columns];
-        *scale = quantize_block(&row[start..columns.min(start + QUANT_BLOCK)], codes);
-        for (half, sum) in sums.iter_mut().enumerate() {
-            // SAFETY: sixteen of the 32 codes.
-            *sum = vaddlvq_s8(unsafe { vld1q_s8(codes.as_ptr().add(half * SUM_COLUMNS)) });
-        }
-        token += 1;
-        if token == tokens {
-            (token, start) = (0, start + QUANT_BLOCK);
-        }
-    }
+pub(crate) fn quantize_tile(values: &[f32], out: CodesMut<'_>) {
+    let sum = |codes: &[i8; QUANT_BLOCK]| {
+        // SAFETY: 32 codes, no alignment asked.
+        unsafe { [vaddlvq_s8(vld1q_s8(codes.as_ptr())), vaddlvq_s8(vld1q_s8(codes.as_ptr().add(16)))] }
+    };
+    out.fill(values, |values, codes| quantize_block(values, codes), sum);
 }
 
 /// As the portable one.

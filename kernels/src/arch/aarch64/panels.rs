@@ -56,7 +56,7 @@ pub(super) type Rows<R> = [R; 4];
 #[derive(Clone, Copy)]
 pub(super) struct Factors {
     pub scale: Rows<float32x4_t>,
-    /// Of the activations' sums; for formats that have minimums.
+    /// Of the activations' totals; for formats that have minimums.
     pub minimum: Rows<float32x4_t>,
     /// Integer scales of both halves, for formats that have them.
     pub parts: [Rows<int32x4_t>; 2],

@@ -39,7 +39,7 @@ fn add_group(group: &Group, index: usize, row: usize, x: &Codes<'_>, out: &mut [
         if let Some(minimum) = &group.minimum {
             let sums = block.sums.map(i32::from);
             let total = minimum.parts[0] * sums[0] + minimum.parts[1] * sums[1];
-            acc = fused(-total as f32, minimum.scale * block.scale, acc);
+            acc = fused(-minimum.scale, total as f32 * block.scale, acc);
         }
         out[row] = acc;
     }

@@ -82,6 +82,7 @@ struct Tile {
     codes: *const i8,
     scales: *const f32,
     sums: *const HalfSums,
+    totals: *const f32,
     /// Tokens of the whole tile: so many blocks lie between a token's groups.
     stride: usize,
 }
@@ -99,24 +100,8 @@ impl Tile {
                 codes: self.codes.add(blocks * QUANT_BLOCK),
                 scales: self.scales.add(blocks),
                 sums: self.sums.add(blocks),
+                totals: self.totals.add(blocks),
                 stride: self.stride,
-            }
-        }
-    }
-
-    /// The first group's scales of `T` tokens (1, 2 or 4) in the first lanes.
-    ///
-    /// # Safety
-    /// The tile has the tokens and the group.
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn scales<const T: usize>(&self) -> float32x4_t {
-        // SAFETY: readable by the contract.
-        unsafe {
-            match T {
-                1 => vsetq_lane_f32::<0>(*self.scales, vdupq_n_f32(0.0)),
-                2 => vcombine_f32(vld1_f32(self.scales), vdup_n_f32(0.0)),
-                _ => vld1q_f32(self.scales),
             }
         }
     }
@@ -138,6 +123,23 @@ impl Tile {
                 2 => vcombine_s16(vld1_s16(self.sums.cast()), vdup_n_s16(0)),
                 _ => vld1q_s16(self.sums.cast()),
             }
+        }
+    }
+}
+
+/// `T` floats (1, 2 or 4), one for each token, in the first lanes.
+///
+/// # Safety
+/// They are readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load<const T: usize>(at: *const f32) -> float32x4_t {
+    // SAFETY: readable by the contract.
+    unsafe {
+        match T {
+            1 => vsetq_lane_f32::<0>(*at, vdupq_n_f32(0.0)),
+            2 => vcombine_f32(vld1_f32(at), vdup_n_f32(0.0)),
+            _ => vld1q_f32(at),
         }
     }
 }
@@ -243,20 +245,15 @@ unsafe fn add_unit<P: Panel, M: Multiply, const T: usize>(
         for group in 0..P::GROUPS {
             let x = x.at(group * x.stride);
             let Factors { scale, minimum, .. } = M::factors(P::factors(block, P::GROUPS * unit + group));
-            let scales = x.scales::<T>();
-            // Negated as integers, so that no sum gives a zero of the other sign.
-            let sums = match P::MINIMUM {
-                true => vcvtq_f32_s32(vnegq_s32(vpaddlq_s16(x.sums::<T>()))),
-                false => vdupq_n_f32(0.0),
-            };
+            let scales = load::<T>(x.scales);
+            let totals = if P::MINIMUM { load::<T>(x.totals) } else { scales };
             for t in (0..T).step_by(M::TOKENS) {
                 for rows in 0..2 * M::TOKENS {
                     let acc = &mut acc[t][rows];
                     let factor = vmulq_f32(scale[rows], by_token::<M>(scales, t));
                     *acc = vfmaq_f32(*acc, vcvtq_f32_s32(products.totals[group][t][rows]), factor);
                     if P::MINIMUM {
-                        let factor = vmulq_f32(minimum[rows], by_token::<M>(scales, t));
-                        *acc = vfmaq_f32(*acc, factor, by_token::<M>(sums, t));
+                        *acc = vfmsq_f32(*acc, minimum[rows], by_token::<M>(totals, t));
                     }
                 }
             }
@@ -506,6 +503,7 @@ unsafe fn multiply_panel<P: Panel, S: Set>(panel: &[u8], x: &Codes<'_>, out: &mu
         codes: x.codes.as_ptr(),
         scales: x.scales.as_ptr(),
         sums: x.sums.as_ptr(),
+        totals: x.totals.as_ptr(),
         stride: x.tokens,
     };
     out.fill([0.0; 8]);
@@ -554,6 +552,7 @@ pub(super) unsafe fn multiply_panels<S: Set>(
     let groups = x.columns / QUANT_BLOCK;
     assert!(x.codes.len() == x.tokens * x.columns, "codes of other columns");
     assert!(x.scales.len() == x.tokens * groups && x.sums.len() == x.scales.len(), "scales of other columns");
+    assert!(x.totals.len() == x.scales.len(), "totals of other columns");
     let bytes = panel_bytes(format, x.columns).expect("only formats with panels are packed");
     if x.tokens == 0 || bytes == 0 {
         return out.fill([0.0; 8]);

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use kwaainet_kernels::Format;
 use sha2::{Digest, Sha256};
 
+pub(crate) use map::FileBytes;
 pub use map::Map;
 pub use roles::Role;
 
@@ -29,7 +30,7 @@ use crate::limits::{
     TOKENIZER_CONFIG_BYTES_MAX,
 };
 use crate::spec::ModelSpec;
-use map::{FileBytes, read_small};
+use map::read_small;
 use roles::{Naming, Slot, Slots, row_bytes};
 
 /// Where the bytes of a tensor lie in a model's files.
@@ -292,13 +293,9 @@ impl ModelFiles {
         &self.files[place.file].bytes[place.start..place.start + place.bytes]
     }
 
-    /// Tells the system that a tensor will be read from front to back soon, so that it can read ahead.
-    pub fn advise_soon(&self, role: Role, block: Option<usize>) {
-        if let Some(slot) = self.slots.get(&(role, block)) {
-            let tensor = &self.tensors[slot.tensor];
-            let (_, range) = self.place(slot);
-            self.files[tensor.file].bytes.advise_soon(tensor.offset as usize + range.start, range.len());
-        }
+    /// The file of a place, to tell the system about it, and where in it the place lies.
+    pub(crate) fn file_of(&self, place: &Place) -> (&FileBytes, std::ops::Range<usize>) {
+        (&self.files[place.file].bytes, place.start..place.start + place.bytes)
     }
 
     /// A slot's format and its bytes within its tensor's data.
