@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kwaainet_fabric::call::{CallError, CallHandler, CallLimits};
-use kwaainet_fabric::limits::{CONNECTIONS_HERE_MAX, CONNECTIONS_PER_PEER_MAX, HANDSHAKES_INBOUND_MAX};
+use kwaainet_fabric::limits::{CONNECTIONS_HERE_MAX, HANDSHAKES_INBOUND_MAX};
 use kwaainet_fabric::{Fabric, Multiaddr, PeerId};
 use smol::block_on;
 use socket2::{Domain, Socket, Type};
@@ -93,7 +93,7 @@ fn garbage_instead_of_a_handshake_ends_the_connection_alone() {
 }
 
 #[test]
-fn one_peer_gets_a_few_connections_and_one_machine_its_share() {
+fn one_machine_gets_its_share_of_connections() {
     block_on(async {
         let node = start().await;
         let to = address(&node).await;
@@ -109,7 +109,6 @@ fn one_peer_gets_a_few_connections_and_one_machine_its_share() {
             status.connections <= CONNECTIONS_HERE_MAX && status.counts.connections_refused >= 4
         })
         .await;
-        assert!(CONNECTIONS_PER_PEER_MAX < CONNECTIONS_HERE_MAX);
     });
 }
 

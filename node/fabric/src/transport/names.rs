@@ -432,3 +432,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for NamedStream<S> {
         Pin::new(&mut me.stream).poll_close(context)
     }
 }
+
+#[cfg(test)]
+mod tests;
