@@ -4,6 +4,8 @@
 //! kwaainet_kernels="NAME"`) has that set in `PINNED`, so that every match below folds away and the binary
 //! holds nothing else; otherwise it holds all sets of its instruction set architecture.
 
+#[cfg(target_arch = "aarch64")]
+use crate::arch::aarch64::{dotprod, i8mm, neon};
 #[cfg(target_arch = "riscv64")]
 use crate::arch::riscv64::{rv64, rvv};
 #[cfg(target_arch = "x86_64")]
@@ -31,6 +33,15 @@ pub enum KernelSet {
     /// RISC-V of 64 bits without vectors.
     #[cfg(target_arch = "riscv64")]
     Rv64,
+    /// Any 64-bit Arm.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// 64-bit Arm with the dot product extension.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
+    /// 64-bit Arm with the int8 matrix extension.
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
 }
 
 /// The sets of this instruction set architecture, best first.
@@ -45,6 +56,12 @@ pub(crate) const ALL: &[KernelSet] = &[
     KernelSet::Rvv,
     #[cfg(target_arch = "riscv64")]
     KernelSet::Rv64,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::I8mm,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::Dotprod,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::Neon,
     KernelSet::Portable,
 ];
 
@@ -59,6 +76,12 @@ pub(crate) const PINNED: Option<KernelSet> = {
         KernelSet::AvxVnni,
         #[cfg(all(kwaainet_kernels = "avx512", target_arch = "x86_64"))]
         KernelSet::Avx512,
+        #[cfg(all(kwaainet_kernels = "neon", target_arch = "aarch64"))]
+        KernelSet::Neon,
+        #[cfg(all(kwaainet_kernels = "dotprod", target_arch = "aarch64"))]
+        KernelSet::Dotprod,
+        #[cfg(all(kwaainet_kernels = "i8mm", target_arch = "aarch64"))]
+        KernelSet::I8mm,
         #[cfg(all(kwaainet_kernels = "rvv", target_arch = "riscv64"))]
         KernelSet::Rvv,
         #[cfg(all(kwaainet_kernels = "rv64", target_arch = "riscv64"))]
@@ -87,6 +110,15 @@ macro_rules! call {
             KernelSet::Rvv => unsafe { rvv::$function($($argument),*) },
             #[cfg(target_arch = "riscv64")]
             KernelSet::Rv64 => rv64::$function($($argument),*),
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => unsafe { neon::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => unsafe { dotprod::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => unsafe { i8mm::$function($($argument),*) },
         }
     };
 }
@@ -109,6 +141,12 @@ impl KernelSet {
             KernelSet::Rvv => "rvv",
             #[cfg(target_arch = "riscv64")]
             KernelSet::Rv64 => "rv64",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => "dotprod",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => "i8mm",
         }
     }
 
@@ -135,6 +173,12 @@ impl KernelSet {
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx512 => avx512::PANELS_TOGETHER,
             _ => 2,
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => neon::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => dotprod::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => i8mm::runs_here(),
         }
     }
 
