@@ -6,6 +6,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
+use std::sync::Mutex;
 
 use crate::{Racer, Shape};
 
@@ -24,8 +25,10 @@ struct Setup {
 }
 
 type Pointer = *mut c_void;
+type Listener = extern "C" fn(c_int, *const c_char, Pointer);
 
 unsafe extern "C" {
+    fn ggml_log_set(listener: Listener, data: Pointer);
     fn ggml_init(setup: Setup) -> Pointer;
     fn ggml_new_tensor_2d(context: Pointer, kind: c_int, columns: i64, rows: i64) -> Pointer;
     fn ggml_mul_mat(context: Pointer, weights: Pointer, activations: Pointer) -> Pointer;
@@ -50,6 +53,19 @@ unsafe extern "C" {
     fn ggml_backend_tensor_get(tensor: Pointer, data: *mut c_void, offset: usize, bytes: usize);
 }
 
+/// The layout that ggml said it repacks to, such as `q4_0_8x8`; it tells that in its log alone.
+static LAYOUT: Mutex<String> = Mutex::new(String::new());
+
+extern "C" fn hear(_level: c_int, text: *const c_char, _data: Pointer) {
+    // SAFETY: ggml hands a string that ends with a zero.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    if let Some((_, layout)) = text.trim_end().rsplit_once(" with ")
+        && text.starts_with("repack: ")
+    {
+        *LAYOUT.lock().expect("nobody panics while holding it") = layout.to_owned();
+    }
+}
+
 /// One matrix and its activations in a graph of one product. Nothing is freed: the process ends with it.
 pub struct Ggml {
     backend: Pointer,
@@ -66,6 +82,7 @@ impl Ggml {
         // SAFETY: the calls keep to the order and the types of ggml's headers, and every pointer that is
         // handed on was just given by ggml. The slices have the bytes of the tensors they are copied to.
         unsafe {
+            ggml_log_set(hear, ptr::null_mut());
             let setup = Setup { memory_bytes: CONTEXT_BYTES, memory: ptr::null_mut(), no_data: true };
             let context = ggml_init(setup);
             let kind = format.ggml_id() as c_int;
@@ -138,7 +155,8 @@ unsafe fn with_buffer(tensor: Pointer, buffer: Pointer, ask: impl FnOnce() -> bo
 
 impl Racer for Ggml {
     fn name(&self) -> String {
-        self.buffer_name.clone()
+        let layout = LAYOUT.lock().expect("nobody panics while holding it");
+        format!("{} {layout}", self.buffer_name).trim_end().to_owned()
     }
 
     fn multiply(&mut self) {

