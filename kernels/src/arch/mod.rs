@@ -3,6 +3,8 @@
 //! `portable` is complete and the truth. A set for a chip has variants of what dominates on it, with the same
 //! signatures, and `dispatch.rs` sends the rest to `portable`. All give the same bits.
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 pub(crate) mod portable;
 #[cfg(target_arch = "riscv64")]
 pub(crate) mod riscv64;

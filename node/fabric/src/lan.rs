@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use libp2p::{Multiaddr, PeerId};
-use smol::channel::Sender;
+use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::{Async, Timer};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -51,6 +51,8 @@ pub(crate) struct Lan {
     pub(crate) service: String,
     pub(crate) own: PeerId,
     pub(crate) listening: Listening,
+    /// Speaks when the node listens elsewhere than before.
+    pub(crate) moves: Receiver<()>,
     pub(crate) seen: Sender<Vec<Seen>>,
 }
 
@@ -70,6 +72,7 @@ enum Happening {
     Packet(Packet),
     Query,
     Answer,
+    Moved,
 }
 
 impl Lan {
@@ -95,7 +98,14 @@ impl Lan {
                 };
                 Happening::Answer
             };
-            match packet.race(asking).race(answering).await {
+            let moving = async {
+                match self.moves.recv().await {
+                    Ok(()) => Happening::Moved,
+                    // The node is gone, and this task will be.
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            match packet.race(asking).race(answering).race(moving).await {
                 Happening::Packet((own_ip, packet)) => {
                     if self.on_packet(own_ip, &packet, &mut interfaces).await.is_err() {
                         return;
@@ -112,6 +122,10 @@ impl Lan {
                     interval = (interval * 2).min(LAN_QUERY_INTERVAL);
                 }
                 Happening::Answer => self.answer(&mut interfaces).await,
+                Happening::Moved => {
+                    interval = LAN_QUERY_INTERVAL_MIN;
+                    next_query = Instant::now();
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kwaainet_fabric::call::{CallError, CallHandler, CallLimits};
-use kwaainet_fabric::limits::{CONNECTIONS_HERE_MAX, CONNECTIONS_PER_PEER_MAX, HANDSHAKES_INBOUND_MAX};
+use kwaainet_fabric::limits::{CONNECTIONS_HERE_MAX, HANDSHAKES_INBOUND_MAX};
 use kwaainet_fabric::{Fabric, Multiaddr, PeerId};
 use smol::block_on;
 use socket2::{Domain, Socket, Type};
@@ -48,7 +48,8 @@ fn silent_connections_are_few_at_a_time_and_go_when_their_time_is_over() {
         let silent: Vec<TcpStream> = (0..200).filter_map(|_| attack(socket_address(&to))).collect();
         assert!(silent.len() > HANDSHAKES_INBOUND_MAX);
         let refused = async || node.status().await.unwrap().counts.connections_refused;
-        until("most are refused", async || refused().await as usize >= silent.len() - HANDSHAKES_INBOUND_MAX).await;
+        until("most are refused", async || refused().await as usize >= silent.len() - HANDSHAKES_INBOUND_MAX)
+            .await;
         honest.connect(to).await.unwrap();
         serves(&node, &honest).await;
         let mut last = silent.into_iter().next().unwrap();
@@ -92,7 +93,7 @@ fn garbage_instead_of_a_handshake_ends_the_connection_alone() {
 }
 
 #[test]
-fn one_peer_gets_a_few_connections_and_one_machine_its_share() {
+fn one_machine_gets_its_share_of_connections() {
     block_on(async {
         let node = start().await;
         let to = address(&node).await;
@@ -103,12 +104,11 @@ fn one_peer_gets_a_few_connections_and_one_machine_its_share() {
             let _ = stranger.connect(to.clone()).await;
             strangers.push(stranger);
         }
-        until("the surplus is gone", async || {
-            node.status().await.unwrap().connections <= CONNECTIONS_HERE_MAX
+        until("the surplus is refused", async || {
+            let status = node.status().await.unwrap();
+            status.connections <= CONNECTIONS_HERE_MAX && status.counts.connections_refused >= 4
         })
         .await;
-        assert!(node.status().await.unwrap().counts.connections_refused >= 4);
-        assert!(CONNECTIONS_PER_PEER_MAX < CONNECTIONS_HERE_MAX);
     });
 }
 
