@@ -2,8 +2,8 @@
 """Writes the seeds that fuzzing begins with: cargo +nightly fuzz run gguf fuzz/corpus/gguf fuzz/seeds/gguf
 
 Run it in this folder. A GGUF seed is a whole model of one narrow block, one for each architecture; a
-SafeTensors seed is the beginning of a real header, a config a real one, both from ../shared/models. Needs
-nothing but Python.
+SafeTensors seed is the beginning of a real header, a config a real one, both from ../shared/models; messages
+of the DHT and msgpack are a real Hivemind's, from ../shared/interop/wire. Needs nothing but Python.
 """
 import glob
 import json
@@ -14,6 +14,7 @@ import sys
 HERE = os.path.dirname(os.path.abspath(__file__))
 SHARED = os.environ.get("KWAAINET_SHARED", os.path.join(HERE, "../../shared"))
 MODELS = os.path.join(SHARED, "models")
+WIRE = os.path.join(SHARED, "interop/wire")
 WIDTH = 32  # hidden, feed-forward, head: one width for all keeps a seed at five kilobytes
 
 
@@ -127,9 +128,23 @@ def write(folder, name, data):
     print(folder, name, len(data))
 
 
+def wire_seeds():
+    """One message of each kind, and all of the reference's msgpack."""
+    for path in ["client", "peer", "server-0-2"]:
+        for line in open(f"{WIRE}/{path}.jsonl"):
+            call = json.loads(line)
+            folder = os.path.join("seeds/dht_messages", call["type"])
+            if call["call"].startswith("DHTProtocol") and not os.path.exists(folder):
+                write("dht_messages", call["type"], bytes.fromhex(call["hex"]))
+    vectors = [json.loads(line) for line in open(f"{WIRE}/vectors.jsonl")]
+    for number, vector in enumerate(vector for vector in vectors if vector["kind"] == "msgpack"):
+        write("msgpack", f"{number:02}", bytes.fromhex(vector["hex"]))
+
+
 def main():
     if not os.path.isdir(MODELS):
         sys.exit(f"{MODELS} is missing")
+    wire_seeds()
     for architecture, extra in GGUFS.items():
         write("gguf", architecture, gguf_seed(architecture, extra))
     for family in ["llama32", "qwen2", "phi3"]:

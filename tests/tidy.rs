@@ -43,9 +43,9 @@ const WORDS: &[(&str, &str)] = &[
     (concat!("ha", "ck"), "say what it does and why"),
 ];
 
-/// Where `unsafe` may be written: arithmetic with vector registers and threads, and mapping files into
-/// memory.
-const UNSAFE_PLACES: &[&str] = &["kernels/", "node/engine/src/files/map.rs"];
+/// Where `unsafe` may be written: arithmetic with vector registers and threads, mapping files into memory,
+/// and calling ggml to compare with it.
+const UNSAFE_PLACES: &[&str] = &["kernels/", "node/engine/src/files/map.rs", "bench/src/ggml.rs"];
 const UNSAFE: &str = concat!("uns", "afe");
 const BOARD: &str = concat!("bo", "ard");
 /// So many lines above an unsafe block are searched for its reason: it may stand above the statement.

@@ -4,9 +4,13 @@
 //! kwaainet_kernels="NAME"`) has that set in `PINNED`, so that every match below folds away and the binary
 //! holds nothing else; otherwise it holds all sets of its instruction set architecture.
 
+#[cfg(target_arch = "aarch64")]
+use crate::arch::aarch64::{dotprod, i8mm, neon};
+#[cfg(target_arch = "riscv64")]
+use crate::arch::riscv64::{rv64, rvv};
 #[cfg(target_arch = "x86_64")]
-use crate::arch::x86_64::avx2;
-use crate::arch::{Codes, Floats, HeadGroup, portable};
+use crate::arch::x86_64::{avx2, avx512, avxvnni};
+use crate::arch::{Codes, CodesMut, Floats, HeadGroup, portable};
 use crate::{Format, KvKind, PANEL_ROWS, RopePairing};
 
 /// A family of kernels for one kind of chip.
@@ -17,22 +21,73 @@ pub enum KernelSet {
     /// x86-64 with AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// x86-64 with AVX-VNNI beside that.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// RISC-V with the vector extension 1.0.
+    #[cfg(target_arch = "riscv64")]
+    Rvv,
+    /// Any 64-bit Arm.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// 64-bit Arm with the dot product extension.
+    #[cfg(target_arch = "aarch64")]
+    Dotprod,
+    /// 64-bit Arm with the int8 matrix extension.
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
+    /// RISC-V of 64 bits without vectors.
+    #[cfg(target_arch = "riscv64")]
+    Rv64,
 }
 
 /// The sets of this instruction set architecture, best first.
 pub(crate) const ALL: &[KernelSet] = &[
     #[cfg(target_arch = "x86_64")]
+    KernelSet::Avx512,
+    #[cfg(target_arch = "x86_64")]
+    KernelSet::AvxVnni,
+    #[cfg(target_arch = "x86_64")]
     KernelSet::Avx2,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rvv,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::I8mm,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::Dotprod,
+    #[cfg(target_arch = "aarch64")]
+    KernelSet::Neon,
+    #[cfg(target_arch = "riscv64")]
+    KernelSet::Rv64,
     KernelSet::Portable,
 ];
 
 /// The one set that this build was made for, if it was.
 pub(crate) const PINNED: Option<KernelSet> = {
-    #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
-    const AVX2: Option<KernelSet> = Some(KernelSet::Avx2);
-    #[cfg(not(all(kwaainet_kernels = "avx2", target_arch = "x86_64")))]
-    const AVX2: Option<KernelSet> = None;
-    if cfg!(kwaainet_kernels = "portable") { Some(KernelSet::Portable) } else { AVX2 }
+    const NAMED: &[KernelSet] = &[
+        #[cfg(kwaainet_kernels = "portable")]
+        KernelSet::Portable,
+        #[cfg(all(kwaainet_kernels = "avx2", target_arch = "x86_64"))]
+        KernelSet::Avx2,
+        #[cfg(all(kwaainet_kernels = "avxvnni", target_arch = "x86_64"))]
+        KernelSet::AvxVnni,
+        #[cfg(all(kwaainet_kernels = "avx512", target_arch = "x86_64"))]
+        KernelSet::Avx512,
+        #[cfg(all(kwaainet_kernels = "neon", target_arch = "aarch64"))]
+        KernelSet::Neon,
+        #[cfg(all(kwaainet_kernels = "dotprod", target_arch = "aarch64"))]
+        KernelSet::Dotprod,
+        #[cfg(all(kwaainet_kernels = "i8mm", target_arch = "aarch64"))]
+        KernelSet::I8mm,
+        #[cfg(all(kwaainet_kernels = "rvv", target_arch = "riscv64"))]
+        KernelSet::Rvv,
+        #[cfg(all(kwaainet_kernels = "rv64", target_arch = "riscv64"))]
+        KernelSet::Rv64,
+    ];
+    NAMED.first().copied()
 };
 
 /// Calls a function of the set that runs.
@@ -44,11 +99,31 @@ macro_rules! call {
             // on CPUs that have it, which `Kernels::from_environment` checks before anything is computed.
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => unsafe { avx2::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::AvxVnni => unsafe { avxvnni::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => unsafe { avx512::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => unsafe { rvv::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => unsafe { neon::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => unsafe { dotprod::$function($($argument),*) },
+            // SAFETY: as above.
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => unsafe { i8mm::$function($($argument),*) },
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => rv64::$function($($argument),*),
         }
     };
 }
 
-/// Sums of a strip: `[token][row]`.
+/// Sums of strips: `[token][row]`.
 type Sums<'a> = &'a mut [[f32; PANEL_ROWS]];
 
 impl KernelSet {
@@ -58,6 +133,20 @@ impl KernelSet {
             KernelSet::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::AvxVnni => "avxvnni",
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => "avx512",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => "rvv",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => "dotprod",
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => "i8mm",
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => "rv64",
         }
     }
 
@@ -67,6 +156,29 @@ impl KernelSet {
             KernelSet::Portable => true,
             #[cfg(target_arch = "x86_64")]
             KernelSet::Avx2 => avx2::runs_here(),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::AvxVnni => avxvnni::runs_here(),
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => avx512::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rvv => rvv::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Neon => neon::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::Dotprod => dotprod::runs_here(),
+            #[cfg(target_arch = "aarch64")]
+            KernelSet::I8mm => i8mm::runs_here(),
+            #[cfg(target_arch = "riscv64")]
+            KernelSet::Rv64 => true,
+        }
+    }
+
+    /// Panels that the set likes to take at once, at most as many as the limit.
+    pub(crate) fn panels_together(self) -> usize {
+        match self.effective() {
+            #[cfg(target_arch = "x86_64")]
+            KernelSet::Avx512 => avx512::PANELS_TOGETHER,
+            _ => 2,
         }
     }
 
@@ -76,19 +188,13 @@ impl KernelSet {
         PINNED.unwrap_or(self)
     }
 
-    /// A panel of a format that has panels.
-    pub(crate) fn strip_panel(self, format: Format, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        match format {
-            Format::Q4_0 => self.strip_q4_0(panel, x, out),
-            Format::Q8_0 => self.strip_q8_0(panel, x, out),
-            Format::Q4K => self.strip_q4_k(panel, x, out),
-            Format::Q6K => self.strip_q6_k(panel, x, out),
-            _ => unreachable!("{} has no panels", format.name()),
-        }
+    /// One to [`KernelSet::panels_together`] panels; `out` is `[panel][token]`.
+    pub(crate) fn multiply_panels(self, format: Format, panels: &[u8], x: &Codes<'_>, out: Sums<'_>) {
+        call!(self, multiply_panels(format, panels, x, out))
     }
 
-    /// Rows of a float format.
-    pub(crate) fn strip_floats(
+    /// Up to eight rows of a float format.
+    pub(crate) fn multiply_floats(
         self,
         format: Format,
         rows: &[u8],
@@ -96,48 +202,24 @@ impl KernelSet {
         x: &Floats<'_>,
         out: Sums<'_>,
     ) {
-        match format {
-            Format::F32 => self.strip_f32(rows, count, x, out),
-            Format::F16 => self.strip_f16(rows, count, x, out),
-            Format::BF16 => self.strip_bf16(rows, count, x, out),
-            _ => unreachable!("{} is no float format", format.name()),
-        }
+        call!(self, multiply_floats(format, rows, count, x, out))
     }
 
-    fn strip_q4_0(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q4_0(panel, x, out))
+    /// Up to eight rows of a quantised format in the file's order.
+    pub(crate) fn multiply_rows(
+        self,
+        format: Format,
+        rows: &[u8],
+        count: usize,
+        x: &Codes<'_>,
+        out: Sums<'_>,
+    ) {
+        call!(self, multiply_rows(format, rows, count, x, out))
     }
 
-    fn strip_q8_0(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q8_0(panel, x, out))
-    }
-
-    fn strip_q4_k(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q4_k(panel, x, out))
-    }
-
-    fn strip_q6_k(self, panel: &[u8], x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_q6_k(panel, x, out))
-    }
-
-    fn strip_f32(self, rows: &[u8], count: usize, x: &Floats<'_>, out: Sums<'_>) {
-        call!(self, strip_f32(rows, count, x, out))
-    }
-
-    fn strip_f16(self, rows: &[u8], count: usize, x: &Floats<'_>, out: Sums<'_>) {
-        call!(self, strip_f16(rows, count, x, out))
-    }
-
-    fn strip_bf16(self, rows: &[u8], count: usize, x: &Floats<'_>, out: Sums<'_>) {
-        call!(self, strip_bf16(rows, count, x, out))
-    }
-
-    pub(crate) fn strip_rows(self, format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: Sums<'_>) {
-        call!(self, strip_rows(format, rows, count, x, out))
-    }
-
-    pub(crate) fn quantize_row(self, values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-        call!(self, quantize_row(values, codes, scales, sums))
+    /// Rows of activations to the codes of one tile.
+    pub(crate) fn quantize_tile(self, values: &[f32], out: CodesMut<'_>) {
+        call!(self, quantize_tile(values, out))
     }
 
     pub(crate) fn rms_norm(self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {

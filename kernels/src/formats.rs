@@ -115,7 +115,7 @@ impl Format {
 
     /// Whether it can be packed in panels of eight rows (see [`crate::pack`]).
     pub fn has_panels(self) -> bool {
-        matches!(self, Format::Q4_0 | Format::Q8_0 | Format::Q4K | Format::Q6K)
+        crate::pack::panel_block_bytes(self).is_some()
     }
 
     fn line(self) -> &'static Line {

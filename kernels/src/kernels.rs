@@ -3,14 +3,15 @@
 use alloc::string::{String, ToString};
 use core::fmt;
 
+use crate::arch::CodesMut;
 use crate::attention::{AttentionJob, KvShape};
 use crate::disjoint::Disjoint;
 use crate::dispatch::{ALL, KernelSet, PINNED};
-use crate::limits::{QUANTIZE_VALUES_ALONE_MAX, ROW_VALUES_ALONE_MAX};
+use crate::limits::QUANTIZE_VALUES_ALONE_MAX;
 use crate::matmul::{self, Product};
 use crate::parallel::for_each_row;
 use crate::rope::RopeTable;
-use crate::{Activations, KV_PAGE_TOKENS, Parallel, QUANT_BLOCK, attention};
+use crate::{Activations, INTERLEAVED_TOKENS, KV_PAGE_TOKENS, Parallel, QUANT_BLOCK, attention};
 
 /// The arithmetic of a block on one kernel set; chosen once at start, then copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,7 +57,7 @@ impl Kernels {
         best.expect("this build was made for a CPU with instructions that this one lacks")
     }
 
-    /// The set of that name: `portable`, `avx2`.
+    /// The set of that name: `portable`, `avx2`, `avxvnni`, `avx512`.
     pub fn named(name: &str) -> Result<Kernels, UnavailableError> {
         let found = Kernels::available().find(|kernels| kernels.name() == name);
         found.ok_or_else(|| UnavailableError { wanted: name.to_string() })
@@ -94,24 +95,30 @@ impl Kernels {
     pub fn quantize(self, pool: &dyn Parallel, x: &mut Activations) {
         let (tokens, columns) = (x.tokens(), x.columns());
         let padded = columns.next_multiple_of(QUANT_BLOCK);
-        let (blocks, halves) = (padded / QUANT_BLOCK, padded / (QUANT_BLOCK / 2));
-        let (values, codes, scales, sums) = x.quantize_parts();
-        let (codes, scales, sums) = (Disjoint::new(codes), Disjoint::new(scales), Disjoint::new(sums));
-        let row = |token: usize| {
-            // SAFETY: every token is taken once, and its parts belong to no other.
-            let (codes, scales, sums) = unsafe {
-                (
-                    codes.part(token * padded..(token + 1) * padded),
-                    scales.part(token * blocks..(token + 1) * blocks),
-                    sums.part(token * halves..(token + 1) * halves),
-                )
+        let (values, out) = x.quantize_parts();
+        let (codes, scales) = (Disjoint::new(out.codes), Disjoint::new(out.scales));
+        let (sums, totals) = (Disjoint::new(out.sums), Disjoint::new(out.totals));
+        let tile = |tile: usize| {
+            let first = tile * INTERLEAVED_TOKENS;
+            let end = tokens.min(first + INTERLEAVED_TOKENS);
+            let (start, blocks) = (first * padded, first * padded / QUANT_BLOCK..end * padded / QUANT_BLOCK);
+            // SAFETY: every tile is taken once, and its parts belong to no other.
+            let out = unsafe {
+                CodesMut {
+                    tokens: end - first,
+                    codes: codes.part(start..end * padded),
+                    scales: scales.part(blocks.clone()),
+                    sums: sums.part(blocks.clone()),
+                    totals: totals.part(blocks),
+                }
             };
-            self.set.quantize_row(&values[token * columns..(token + 1) * columns], codes, scales, sums);
+            self.set.quantize_tile(&values[first * columns..end * columns], out);
         };
+        let tiles = tokens.div_ceil(INTERLEAVED_TOKENS);
         if values.len() <= QUANTIZE_VALUES_ALONE_MAX {
-            (0..tokens).for_each(row);
+            (0..tiles).for_each(tile);
         } else {
-            pool.run(tokens, &row);
+            pool.run(tiles, &tile);
         }
     }
 
@@ -142,7 +149,7 @@ impl Kernels {
         let width = weight.len();
         let norm =
             |row: usize, out: &mut [f32]| self.rms_norm(&x[row * width..][..width], weight, epsilon, out);
-        rows(pool, out, width, &norm);
+        for_each_row(pool, out, width, &norm);
     }
 
     /// [`Kernels::swiglu`] for every row of `width` values.
@@ -151,7 +158,7 @@ impl Kernels {
     /// If lengths do not fit.
     pub fn swiglu_rows(self, pool: &dyn Parallel, gate: &mut [f32], up: &[f32], width: usize) {
         assert_eq!(gate.len(), up.len(), "rows of another shape");
-        rows(pool, gate, width, &|row, gate| self.swiglu(gate, &up[row * width..][..width]));
+        for_each_row(pool, gate, width, &|row, gate| self.swiglu(gate, &up[row * width..][..width]));
     }
 
     /// [`Kernels::geglu`] for every row of `width` values.
@@ -160,7 +167,7 @@ impl Kernels {
     /// If lengths do not fit.
     pub fn geglu_rows(self, pool: &dyn Parallel, gate: &mut [f32], up: &[f32], width: usize) {
         assert_eq!(gate.len(), up.len(), "rows of another shape");
-        rows(pool, gate, width, &|row, gate| self.geglu(gate, &up[row * width..][..width]));
+        for_each_row(pool, gate, width, &|row, gate| self.geglu(gate, &up[row * width..][..width]));
     }
 
     /// One row: out = x / root mean square of x * weight, all of one length.
@@ -247,14 +254,5 @@ impl Kernels {
     /// If a shape does not fit or a query's range lies beyond its pages.
     pub fn attention(self, pool: &dyn Parallel, job: &AttentionJob<'_>, out: &mut [f32]) {
         attention::attention(self.set, pool, job, out);
-    }
-}
-
-/// Rows of an elementwise operation, on several threads where there are enough values to pay for them.
-fn rows(pool: &dyn Parallel, rows: &mut [f32], width: usize, task: &(dyn Fn(usize, &mut [f32]) + Sync)) {
-    if rows.len() <= ROW_VALUES_ALONE_MAX {
-        rows.chunks_exact_mut(width).enumerate().for_each(|(index, row)| task(index, row));
-    } else {
-        for_each_row(pool, rows, width, task);
     }
 }

@@ -38,7 +38,7 @@ pub use formats::{Format, decode};
 pub use half::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
 pub use kernels::{Kernels, UnavailableError};
 pub use matmul::Product;
-pub use matrix::{Activations, Layout, Matrix, ShapeError};
+pub use matrix::{Activations, HalfSums, Layout, Matrix, ShapeError};
 pub use parallel::{Parallel, Sequential, for_each_row};
 pub use rope::{RopePairing, RopeScaling, RopeTable};
 
@@ -47,6 +47,9 @@ pub const PANEL_ROWS: usize = 8;
 
 /// Columns that share one activation scale.
 pub const QUANT_BLOCK: usize = 32;
+
+/// Tokens whose quantised activations are interleaved.
+pub const INTERLEAVED_TOKENS: usize = 8;
 
 /// Tokens in one page of the KV cache.
 pub const KV_PAGE_TOKENS: usize = 32;

@@ -4,10 +4,10 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-use crate::arch::{Codes, Floats, SUM_COLUMNS};
+use crate::arch::{Codes, CodesMut, Floats};
 use crate::formats::{Format, decode};
 use crate::pack::{packed_bytes, panel_bytes};
-use crate::{PANEL_ROWS, QUANT_BLOCK, unpack};
+use crate::{INTERLEAVED_TOKENS, PANEL_ROWS, QUANT_BLOCK, unpack};
 
 /// In which order a matrix's bytes lie.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,13 +153,41 @@ impl<'a> Matrix<'a> {
     }
 
     /// The bytes of strip `index`.
-    pub(crate) fn strip(&self, index: usize) -> &'a [u8] {
+    fn strip(&self, index: usize) -> &'a [u8] {
+        self.strips_bytes(index..index + 1)
+    }
+
+    /// The bytes of neighbouring strips.
+    pub(crate) fn strips_bytes(&self, strips: Range<usize>) -> &'a [u8] {
         let full = self.strip_bytes();
-        let bytes = match self.layout {
-            Layout::Rows => full / PANEL_ROWS * self.strip_rows(index),
-            Layout::Panels => full,
-        };
-        &self.bytes[index * full..][..bytes]
+        // In the file's order the last strip may have fewer rows.
+        &self.bytes[strips.start * full..self.bytes.len().min(strips.end * full)]
+    }
+}
+
+/// Sums of the codes of the two halves of 32 columns; as a pair, because one instruction multiplies and adds both.
+pub type HalfSums = [i16; 2];
+
+/// A cache line of values: rows of whole lines are read without crossing one, which halves the rate of wide
+/// loads.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Line([f32; Line::VALUES]);
+
+impl Line {
+    const VALUES: usize = 16;
+
+    /// The first `length` values.
+    fn flatten(lines: &[Line], length: usize) -> &[f32] {
+        assert!(length <= lines.len() * Line::VALUES, "more values than there are");
+        // SAFETY: lines are sixteen floats each and nothing else, one behind the other.
+        unsafe { core::slice::from_raw_parts(lines.as_ptr().cast(), length) }
+    }
+
+    fn flatten_mut(lines: &mut [Line], length: usize) -> &mut [f32] {
+        assert!(length <= lines.len() * Line::VALUES, "more values than there are");
+        // SAFETY: as above, and borrowed alone.
+        unsafe { core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), length) }
     }
 }
 
@@ -175,10 +203,11 @@ pub struct Activations {
     tokens: usize,
     columns: usize,
     quantized: bool,
-    values: Vec<f32>,
+    values: Vec<Line>,
     codes: Vec<i8>,
     scales: Vec<f32>,
-    sums: Vec<i32>,
+    sums: Vec<HalfSums>,
+    totals: Vec<f32>,
 }
 
 impl Activations {
@@ -202,22 +231,23 @@ impl Activations {
             }
         }
         let padded = columns.next_multiple_of(QUANT_BLOCK);
-        grow(&mut self.values, tokens * columns);
+        grow(&mut self.values, (tokens * columns).div_ceil(Line::VALUES));
         grow(&mut self.codes, tokens * padded);
         grow(&mut self.scales, tokens * padded / QUANT_BLOCK);
-        grow(&mut self.sums, tokens * padded / SUM_COLUMNS);
+        grow(&mut self.sums, tokens * padded / QUANT_BLOCK);
+        grow(&mut self.totals, tokens * padded / QUANT_BLOCK);
         (self.tokens, self.columns, self.quantized) = (tokens, columns, false);
     }
 
     /// The values, `[tokens][columns]`.
     pub fn values(&self) -> &[f32] {
-        &self.values[..self.tokens * self.columns]
+        Line::flatten(&self.values, self.tokens * self.columns)
     }
 
     /// The values to write, `[tokens][columns]`; codes no longer hold.
     pub fn values_mut(&mut self) -> &mut [f32] {
         self.quantized = false;
-        &mut self.values[..self.tokens * self.columns]
+        Line::flatten_mut(&mut self.values, self.tokens * self.columns)
     }
 
     /// Rows.
@@ -233,13 +263,16 @@ impl Activations {
     /// Bytes that rows of this shape take.
     pub fn bytes_for(tokens: usize, columns: usize) -> usize {
         let padded = columns.saturating_add(QUANT_BLOCK - 1) / QUANT_BLOCK * QUANT_BLOCK;
-        let row = columns.saturating_mul(4).saturating_add(padded).saturating_add(padded / 8 + padded / 4);
+        let row = columns.saturating_mul(4).saturating_add(padded).saturating_add(padded / 32 * 12);
         row.saturating_mul(tokens)
     }
 
-    /// Codes `[tokens][columns]`, scales `[tokens][columns / 32]` and sums `[tokens][columns / 16]`, columns
-    /// filled up to whole blocks of 32; `None` until [`crate::Kernels::quantize`] made them.
-    pub fn quantized(&self) -> Option<(&[i8], &[f32], &[i32])> {
+    /// Codes, scales and the sums of both halves of the codes, for each 32 columns (the last filled up) of each
+    /// token; `None` until [`crate::Kernels::quantize`] made them.
+    ///
+    /// Tokens are interleaved in tiles of [`crate::INTERLEAVED_TOKENS`], the last one having what remains:
+    /// `[tile][group of 32 columns][token of the tile]`.
+    pub fn quantized(&self) -> Option<(&[i8], &[f32], &[HalfSums])> {
         let x = self.codes(0..self.tokens);
         self.quantized.then_some((x.codes, x.scales, x.sums))
     }
@@ -249,34 +282,40 @@ impl Activations {
         self.quantized
     }
 
-    /// Values to read with the buffers of codes, scales and sums to fill; marks the codes as valid.
-    pub(crate) fn quantize_parts(&mut self) -> (&[f32], &mut [i8], &mut [f32], &mut [i32]) {
+    /// Values to read with the buffers of all tokens to fill; marks the codes as valid.
+    pub(crate) fn quantize_parts(&mut self) -> (&[f32], CodesMut<'_>) {
         self.quantized = true;
         let codes = self.tokens * self.columns.next_multiple_of(QUANT_BLOCK);
-        (
-            &self.values[..self.tokens * self.columns],
-            &mut self.codes[..codes],
-            &mut self.scales[..codes / QUANT_BLOCK],
-            &mut self.sums[..codes / SUM_COLUMNS],
-        )
+        let out = CodesMut {
+            tokens: self.tokens,
+            codes: &mut self.codes[..codes],
+            scales: &mut self.scales[..codes / QUANT_BLOCK],
+            sums: &mut self.sums[..codes / QUANT_BLOCK],
+            totals: &mut self.totals[..codes / QUANT_BLOCK],
+        };
+        (Line::flatten(&self.values, self.tokens * self.columns), out)
     }
 
     /// The rows of `tokens` as floats.
     pub(crate) fn floats(&self, tokens: Range<usize>) -> Floats<'_> {
-        let values = &self.values[tokens.start * self.columns..tokens.end * self.columns];
+        let values = &self.values()[tokens.start * self.columns..tokens.end * self.columns];
         Floats { tokens: tokens.len(), columns: self.columns, values }
     }
 
-    /// The rows of `tokens` as codes; columns are whole blocks where this is used.
+    /// The rows of `tokens` as codes: whole tiles, or all to the last; columns are whole blocks where this is
+    /// used.
     pub(crate) fn codes(&self, tokens: Range<usize>) -> Codes<'_> {
         let columns = self.columns.next_multiple_of(QUANT_BLOCK);
+        let last = if tokens.end == self.tokens { 0 } else { tokens.end % INTERLEAVED_TOKENS };
+        debug_assert!(tokens.start.is_multiple_of(INTERLEAVED_TOKENS) && last == 0, "tiles are not whole");
         let (start, end) = (tokens.start * columns, tokens.end * columns);
         Codes {
             tokens: tokens.len(),
             columns,
             codes: &self.codes[start..end],
             scales: &self.scales[start / QUANT_BLOCK..end / QUANT_BLOCK],
-            sums: &self.sums[start / SUM_COLUMNS..end / SUM_COLUMNS],
+            sums: &self.sums[start / QUANT_BLOCK..end / QUANT_BLOCK],
+            totals: &self.totals[start / QUANT_BLOCK..end / QUANT_BLOCK],
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How the kernels ask for threads without knowing them.
 
 use crate::disjoint::Disjoint;
-use crate::limits::TASKS_PER_THREAD;
+use crate::limits::{ROW_VALUES_ALONE_MAX, TASKS_PER_THREAD};
 
 /// Runs tasks, perhaps on several threads.
 pub trait Parallel: Sync {
@@ -27,7 +27,8 @@ impl Parallel for Sequential {
     }
 }
 
-/// Calls `task(index, row)` for every row of `width` values, perhaps on several threads.
+/// Calls `task(index, row)` for every row of `width` values, on several threads where there are enough values
+/// to pay for them.
 ///
 /// # Panics
 /// If `rows` is not whole rows.
@@ -38,6 +39,9 @@ pub fn for_each_row<T: Send>(
     task: &(dyn Fn(usize, &mut [T]) + Sync),
 ) {
     assert!(width > 0 && rows.len().is_multiple_of(width), "{} values are no rows of {width}", rows.len());
+    if rows.len() <= ROW_VALUES_ALONE_MAX {
+        return rows.chunks_exact_mut(width).enumerate().for_each(|(index, row)| task(index, row));
+    }
     let count = rows.len() / width;
     let shared = Disjoint::new(rows);
     let each = count.div_ceil(pool.threads() * TASKS_PER_THREAD).max(1);

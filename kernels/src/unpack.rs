@@ -12,7 +12,8 @@ use crate::half::f16_to_f32;
 pub(crate) const GROUP: usize = 32;
 
 /// The values of the non-linear 4-bit formats.
-const NONLINEAR: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub(crate) const NONLINEAR: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 /// 32 columns of one row: value = (scale * part) * code - minimum * part', the parts by half of 16 columns.
 pub(crate) struct Group {
@@ -91,6 +92,14 @@ fn low_then_high(bytes: &[u8; GROUP / 2]) -> [u8; GROUP] {
         (*low, *high) = (byte & 15, byte >> 4);
     }
     codes
+}
+
+/// The fifth bits of row `row` in the vector at `offset` of a panel, bit `k` for column `k`.
+#[inline(always)]
+fn fifth_bits(panel: &[u8], offset: usize, row: usize) -> [u8; 4] {
+    let bits = field::<4>(panel, offset + 4 * row);
+    let column = |k: usize| u32::from(bits[k % 4] >> (k / 4) & 1) << k;
+    (0..GROUP).map(column).fold(0, |bits, bit| bits | bit).to_le_bytes()
 }
 
 /// The low (`which` = 0) or high (1) four bits of every byte.
@@ -208,13 +217,22 @@ pub(crate) fn panel(format: Format, block: &[u8], group: usize, row: usize) -> G
             let codes = low_then_high(&words(block, 16, row)).map(|code| code as i8 - 8);
             Group::new(half_at(block, 2 * row), codes)
         }
+        Format::Iq4Nl => Group::new(half_at(block, 2 * row), nonlinear(&words(block, 16, row))),
+        Format::Q5_0 => {
+            let codes = five_bits(&words(block, 48, row), &fifth_bits(block, 16, row));
+            Group::new(half_at(block, 2 * row), codes.map(|code| code as i8 - 16))
+        }
         Format::Q8_0 => Group::new(half_at(block, 2 * row), words(block, 16, row).map(|code| code as i8)),
         Format::Q4K => {
-            let scale = f32::from(block[32 + PANEL_ROWS * group + row]);
-            let minimum = f32::from(block[96 + PANEL_ROWS * group + row]);
             let codes = nibbles(&words(block, 160 + 256 * (group / 2), row), group % 2);
-            Group::new(half_at(block, 2 * row) * scale, codes.map(|code| code as i8))
-                .with_minimum(half_at(block, 16 + 2 * row) * minimum, [1, 1])
+            scaled_with_minimum(block, group, row, codes)
+        }
+        Format::Q5K => {
+            let pair = 160 + 320 * (group / 2);
+            let low = nibbles(&words(block, pair + 64, row), group % 2);
+            let fifth = u32::from_le_bytes(fifth_bits(block, pair + 32 * (group % 2), row));
+            let codes = core::array::from_fn(|k| low[k] | ((fifth >> k & 1) as u8) << 4);
+            scaled_with_minimum(block, group, row, codes)
         }
         Format::Q6K => {
             let (half, quarter) = (group / 4, group % 4);
@@ -225,4 +243,13 @@ pub(crate) fn panel(format: Format, block: &[u8], group: usize, row: usize) -> G
         }
         _ => unreachable!("only formats with panels are packed"),
     }
+}
+
+/// Codes of Q4_K or Q5_K with the scale and the minimum of their sub-block and row of a panel.
+#[inline(always)]
+fn scaled_with_minimum(block: &[u8], group: usize, row: usize, codes: [u8; GROUP]) -> Group {
+    let scale = f32::from(block[32 + PANEL_ROWS * group + row]);
+    let minimum = f32::from(block[96 + PANEL_ROWS * group + row]);
+    Group::new(half_at(block, 2 * row) * scale, codes.map(|code| code as i8))
+        .with_minimum(half_at(block, 16 + 2 * row) * minimum, [1, 1])
 }

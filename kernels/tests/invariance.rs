@@ -146,7 +146,7 @@ fn reused_activations_forget_the_shape_and_codes_they_had() {
     x.values_mut().fill(2.0);
     Kernels::PORTABLE.quantize(&Sequential, &mut x);
     let (codes, scales, sums) = x.quantized().unwrap();
-    assert_eq!((codes, sums), ([127; 32].as_slice(), [127 * 16; 2].as_slice()));
+    assert_eq!((codes, sums), ([127; 32].as_slice(), [[127 * 16; 2]].as_slice()));
     assert_eq!(scales, [2.0 / 127.0]);
 }
 

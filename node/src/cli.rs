@@ -6,9 +6,11 @@ mod benchmark;
 mod chat;
 mod generate;
 mod inspect;
+mod perplexity;
 mod run;
 mod serve;
 mod stats;
+mod sweep;
 mod tokenize;
 
 use std::io::{self, Write};
@@ -34,6 +36,7 @@ enum Command {
     Serve(serve::Serve),
     Inspect(inspect::Inspect),
     Benchmark(benchmark::Benchmark),
+    Perplexity(perplexity::Perplexity),
     Tokenize(tokenize::Tokenize),
 }
 
@@ -79,6 +82,7 @@ fn command_line() -> Result<Exit, Failure> {
         Some(Command::Serve(command)) => command.execute(),
         Some(Command::Inspect(command)) => command.execute(),
         Some(Command::Benchmark(command)) => command.execute(),
+        Some(Command::Perplexity(command)) => command.execute(),
         Some(Command::Tokenize(command)) => command.execute(),
         None => Err(Failure::usage(format!("say what to do; `{name} --help` tells what there is"))),
     }
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         let help = Arguments::from_args(&["kwaainet"], &["--help"]).map(|_| ()).unwrap_err();
-        for command in ["run", "serve", "inspect", "benchmark", "tokenize"] {
+        for command in ["run", "serve", "inspect", "benchmark", "perplexity", "tokenize"] {
             assert!(help.output.contains(command), "{}", help.output);
             let help = Arguments::from_args(&["kwaainet"], &[command, "--help"]).map(|_| ()).unwrap_err();
             assert!(help.status.is_ok());

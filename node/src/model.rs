@@ -2,14 +2,17 @@
 //!
 //! The command line and the API open models the same way.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use kwaainet_engine::budget::Budget;
 use kwaainet_engine::chat::ChatTemplate;
-use kwaainet_engine::engine::{Engine, EngineOptions, threads_here};
+use kwaainet_engine::engine::{Engine, EngineOptions, Progress};
 use kwaainet_engine::files::ModelFiles;
+use kwaainet_engine::memory::Residence;
 use kwaainet_engine::scheduler::{Scheduler, SchedulerOptions};
 use kwaainet_engine::tokenizer::{Special, Tokenizer};
 use kwaainet_engine::weights::Quantize;
@@ -38,6 +41,24 @@ pub struct Choice {
     pub quantize: Option<String>,
     /// Compute threads.
     pub threads: Option<usize>,
+    /// Binds each thread to a core.
+    pub pin: bool,
+    /// How weights are kept in memory.
+    pub residence: Residence,
+    /// Asks for large pages.
+    pub huge_pages: bool,
+}
+
+/// What `--lock` and `--stream` ask for together.
+pub fn residence(lock: bool, stream: bool) -> Result<Residence, Failure> {
+    match (lock, stream) {
+        (false, false) => Ok(Residence::Mapped),
+        (true, false) => Ok(Residence::Locked),
+        (false, true) => Ok(Residence::Streamed),
+        (true, true) => {
+            Err(Failure::usage("weights can't be locked in memory and streamed; take one of both"))
+        }
+    }
 }
 
 impl Choice {
@@ -56,7 +77,10 @@ impl Choice {
         let mut options = EngineOptions::new(kernels);
         options.context_tokens = self.context_tokens;
         options.sessions_max = sessions;
-        options.threads = self.threads.unwrap_or_else(threads_here);
+        options.threads = self.threads.unwrap_or(options.threads);
+        options.pin = self.pin;
+        options.residence = self.residence;
+        options.huge_pages = self.huge_pages;
         if let Some(kv) = &self.kv {
             options.kv = match kv.to_ascii_lowercase().as_str() {
                 "f32" => KvKind::F32,
@@ -112,8 +136,6 @@ pub struct Model {
     pub text: Arc<Text>,
     /// Who answers.
     pub scheduler: Scheduler,
-    /// What it takes of memory.
-    pub budget: Budget,
     /// The kernel set that runs.
     pub kernels: Kernels,
     /// Compute threads.
@@ -122,40 +144,74 @@ pub struct Model {
     pub load_s: f64,
 }
 
-impl Model {
-    /// Opens a model. `say` hears what is about to be done, such as the budget before loading.
-    pub fn load(choice: &Choice, sessions: usize, say: &mut dyn FnMut(&str)) -> Result<Model, Failure> {
+/// A model that is open and not yet at work.
+pub struct Parts {
+    /// Its files.
+    pub files: Arc<ModelFiles>,
+    /// The tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// The model's chat template, or the stated default.
+    pub template: ChatTemplate,
+    /// The engine with all blocks.
+    pub engine: Engine,
+    /// From the first look at the files until now, in seconds.
+    pub load_s: f64,
+}
+
+impl Choice {
+    /// Opens the whole model for `sessions` sessions. `say` hears what is about to be done, such as the budget
+    /// before loading.
+    pub fn open(&self, sessions: usize, say: &mut dyn FnMut(&str)) -> Result<Parts, Failure> {
         let start = Instant::now();
-        let options = choice.options(sessions)?;
-        let (kernels, threads) = (options.kernels, options.threads);
-        let files = Arc::new(choice.files()?);
-        let spec = files.spec().clone();
-        let tokenizer = Arc::new(Tokenizer::of_model(&files)?);
-        let template = ChatTemplate::new(files.chat_template(), &tokenizer)?;
-        say(&format!("Kernel set {}, {threads} threads.", kernels.name()));
-        say(&budget_line(&Budget::of(&files, &options)?));
-        let mut told = 0;
-        let mut progress = |done: u64, all: u64| {
-            let tenth = done * 10 / all.max(1);
-            if tenth > told && start.elapsed() > QUICK {
-                told = tenth;
-                say(&format!("Packing weights: {} %.", tenth * 10));
+        let options = self.options(sessions)?;
+        let files = Arc::new(self.files()?);
+        say(&format!("Kernel set {}, {} threads.", options.kernels.name(), options.threads));
+        let budget = Budget::of(&files, &options)?;
+        say(&budget_line(&budget));
+        let (mut done, mut told) = (0, 0);
+        let mut progress = |event: Progress| match event {
+            Progress::Damaged(sentence) => eprintln!("kwaainet: {sentence}"),
+            Progress::Packed { bytes } => {
+                done += bytes;
+                let tenth = done.min(budget.packed_bytes) * 10 / budget.packed_bytes.max(1);
+                if tenth > told && start.elapsed() > QUICK {
+                    told = tenth;
+                    say(&format!("Packing weights: {} %.", tenth * 10));
+                }
             }
         };
-        let engine = Engine::open(files.clone(), options, &mut progress)?;
-        let budget = *engine.budget();
+        // A vocabulary of 128 thousand takes as long to read as all weights to be mapped and locked.
+        let (tokenizer, engine) = thread::scope(|scope| {
+            let tokenizer = scope.spawn(|| Tokenizer::of_model(&files));
+            let engine = Engine::open(files.clone(), options, &mut progress);
+            (tokenizer.join(), engine)
+        });
+        let tokenizer = tokenizer.unwrap_or_else(|panic| resume_unwind(panic))?;
+        let (tokenizer, engine) = (Arc::new(tokenizer), engine?);
+        let template = ChatTemplate::new(files.chat_template(), &tokenizer)?;
+        Ok(Parts { files, tokenizer, template, engine, load_s: start.elapsed().as_secs_f64() })
+    }
+}
+
+impl Model {
+    /// Opens a model and starts its scheduler. `say` hears what is about to be done.
+    pub fn load(choice: &Choice, sessions: usize, say: &mut dyn FnMut(&str)) -> Result<Model, Failure> {
+        let start = Instant::now();
+        let Parts { files, tokenizer, template, engine, .. } = choice.open(sessions, say)?;
+        let name = engine.spec().name.clone();
+        let (kernels, threads) = (engine.options().kernels, engine.options().threads);
         let text = Arc::new(Text {
             tokenizer: tokenizer.clone(),
             template,
             stop_ids: files.stop_ids().to_vec(),
-            vocabulary: spec.vocabulary,
+            vocabulary: engine.spec().vocabulary,
             context_tokens: engine.context_tokens(),
         });
         let queue = SchedulerOptions { active_max: sessions, waiting_max: WAITING_MAX };
         let scheduler = Scheduler::start(engine, tokenizer, queue)?;
         let fingerprint = files.fingerprint()[..6].iter().map(|byte| format!("{byte:02x}")).collect();
         let load_s = start.elapsed().as_secs_f64();
-        Ok(Model { name: spec.name, fingerprint, text, scheduler, budget, kernels, threads, load_s })
+        Ok(Model { name, fingerprint, text, scheduler, kernels, threads, load_s })
     }
 }
 

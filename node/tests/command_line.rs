@@ -195,8 +195,26 @@ fn inspect_tells_shape_parts_and_budget() {
 fn a_benchmark_compares_with_the_bandwidth() {
     let arguments = ["benchmark", "--json", "--prompt-tokens=32", "--generate-tokens=8", "--repeat=1"];
     let answer: Value = serde_json::from_slice(&run(&arguments).stdout).unwrap();
-    for name in ["prefill_tokens_per_s", "decode_tokens_per_s", "bandwidth_bytes_per_s", "bandwidth_part"] {
+    let rates = ["prefill_tokens_per_s", "decode_tokens_per_s", "bandwidth_bytes_per_s", "bandwidth_part"];
+    for name in [&rates[..], &["first_token_s"]].concat() {
         assert!(answer[name].as_f64().unwrap() > 0.0, "{answer}");
+    }
+}
+
+#[test]
+fn a_benchmark_lets_sessions_decode_together_on_a_filled_cache() {
+    let arguments =
+        "benchmark --json --batch=3 --depth=40 --prompt-tokens=0 --generate-tokens=8 --repeat=2 --kv=f32";
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let answer: Value = serde_json::from_slice(&run(&arguments).stdout).unwrap();
+    assert_eq!((&answer["batch"], &answer["depth_tokens"]), (&3.into(), &40.into()));
+    assert_eq!(answer["prefill_tokens_per_s"].as_f64(), Some(0.0), "there is no prompt");
+    assert!(answer["decode_tokens_per_s"].as_f64().unwrap() > 0.0);
+    // Six blocks of 2 x 2 heads of 64 values of 4 bytes; 40 tokens, and on average half of what is generated.
+    assert_eq!(answer["kv_read_bytes"].as_f64(), Some(6.0 * 1024.0 * 44.0 * 3.0), "{answer}");
+    for nothing in ["--batch=0", "--repeat=0", "--prompt-tokens=0"] {
+        let output = run(&["benchmark", "--generate-tokens=0", nothing]);
+        assert_eq!(output.status.code(), Some(2), "{nothing}");
     }
 }
 

@@ -6,6 +6,7 @@
 
 use kwaainet_kernels::{
     Activations, AttentionJob, AttentionQuery, KV_PAGE_TOKENS, Kernels, Parallel, Product, RopeTable,
+    for_each_row,
 };
 
 use crate::kv::{KvCache, SessionId};
@@ -114,14 +115,16 @@ impl Compute<'_> {
                 (&block.value, &block.value_bias, &mut *value),
             ],
         );
-        for (index, row) in rows.iter().enumerate() {
-            let query = &mut query[index * query_width..][..query_width];
-            let key = &mut key[index * kv_width..][..kv_width];
-            let value = &value[index * kv_width..][..kv_width];
-            self.norm_heads(query, block.query_norm.as_deref());
-            self.norm_heads(key, block.key_norm.as_deref());
-            kernels.rope(query, spec.head_width, here.rope, row.position);
-            kernels.rope(key, spec.head_width, here.rope, row.position);
+        for (heads, width, norm) in
+            [(&mut *query, query_width, &block.query_norm), (&mut *key, kv_width, &block.key_norm)]
+        {
+            for_each_row(self.pool, heads, width, &|row, heads| {
+                self.norm_heads(heads, norm.as_deref());
+                kernels.rope(heads, spec.head_width, here.rope, rows[row].position);
+            });
+        }
+        let pairs = key.chunks_exact(kv_width).zip(value.chunks_exact(kv_width));
+        for (row, (key, value)) in rows.iter().zip(pairs) {
             let shape = *kv.shape();
             let page = kv.page_mut(row.session, here.local, row.position);
             kernels.kv_store(&shape, page, row.position % KV_PAGE_TOKENS, key, value);
@@ -206,7 +209,10 @@ impl Compute<'_> {
                 row.copy_from_slice(&normed);
             }
         }
-        self.kernels.add(&mut hidden[..added.len()], added);
+        let added = &*added;
+        for_each_row(self.pool, &mut hidden[..added.len()], width, &|row, hidden| {
+            self.kernels.add(hidden, &added[row * width..][..width]);
+        });
     }
 
     /// Multiplies the same rows by several matrices in one go.

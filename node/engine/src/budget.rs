@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::files::ModelFiles;
 use crate::kv::pages_for;
 use crate::limits::PROCESS_OVERHEAD_BYTES;
+use crate::memory::Residence;
 use crate::spec::ModelSpec;
 use crate::weights::WeightBytes;
 
@@ -21,6 +22,9 @@ use crate::weights::WeightBytes;
 pub struct Budget {
     /// Weights of the range, mapped from files: the system may drop and read them again.
     pub weights_bytes: u64,
+    /// Those of them that are in memory at once: all, or when they are streamed two blocks and what is
+    /// outside of blocks.
+    pub weights_resident_bytes: u64,
     /// Weights read for each token: [`Budget::weights_bytes`] less an embedding table that is no head too.
     pub weights_read_bytes: u64,
     /// Those of the weights that lie in packed copies, in the cache folder or in memory.
@@ -38,7 +42,7 @@ pub struct Budget {
 impl Budget {
     /// Everything together.
     pub fn total_bytes(&self) -> u64 {
-        self.weights_bytes + self.kv_bytes + self.scratch_bytes + self.process_bytes
+        self.weights_resident_bytes + self.kv_bytes + self.scratch_bytes + self.process_bytes
     }
 
     /// Computes what `options` need of `files`.
@@ -51,6 +55,10 @@ impl Budget {
         let blocks = options.block_range(spec).len();
         Ok(Budget {
             weights_bytes: weights.total,
+            weights_resident_bytes: match options.residence {
+                Residence::Streamed => streamed_bytes(&weights),
+                Residence::Mapped | Residence::Locked => weights.total,
+            },
             weights_read_bytes: weights.read_per_token,
             packed_bytes: weights.packed,
             kv_bytes: kv_bytes(spec, options, options.context(spec), options.kv)? * blocks as u64,
@@ -103,6 +111,10 @@ impl Budget {
                 break;
             }
         }
+        let weights = WeightBytes::of(files, &options.part(spec))?;
+        if self.total_bytes() - self.weights_resident_bytes + streamed_bytes(&weights) <= available {
+            found.push("--stream, which reads the weights from the disk for each token".to_owned());
+        }
         if let Some(room) = available.checked_sub(without_kv) {
             let per_page = kv_bytes(spec, options, KV_PAGE_TOKENS, options.kv)? * blocks;
             let tokens = (room / per_page.max(1)) as usize * KV_PAGE_TOKENS;
@@ -110,7 +122,6 @@ impl Budget {
                 found.push(format!("--context {tokens}"));
             }
         }
-        let weights = WeightBytes::of(files, &options.part(spec))?;
         let per_block = weights.block_max + self.kv_bytes / blocks.max(1);
         let outside = self.total_bytes() - blocks * per_block.min(self.total_bytes() / blocks.max(1));
         if let Some(fitting) = available.checked_sub(outside).map(|room| room / per_block.max(1))
@@ -121,6 +132,12 @@ impl Budget {
         }
         Ok(found)
     }
+}
+
+/// Weights in memory at once while they are streamed: a block that is computed, the next one, and what is
+/// outside of blocks.
+fn streamed_bytes(weights: &WeightBytes) -> u64 {
+    weights.total.min(2 * weights.block_max + weights.outside_blocks)
 }
 
 /// Bytes of KV cache for one block.
@@ -164,7 +181,7 @@ impl fmt::Display for Budget {
         write!(
             f,
             "weights {} + KV cache {} + scratch {} + process {}",
-            megabytes(self.weights_bytes),
+            megabytes(self.weights_resident_bytes),
             megabytes(self.kv_bytes),
             megabytes(self.scratch_bytes),
             megabytes(self.process_bytes)

@@ -13,6 +13,7 @@ use kwaainet_kernels::{Kernels, KvKind, KvShape, RopeTable};
 
 use crate::block::{BlockHere, Compute, Row, Scratch};
 use crate::budget::Budget;
+use crate::cores::{self, Cores};
 use crate::error::Error;
 use crate::files::ModelFiles;
 use crate::kv::{KvCache, SessionId, pages_for};
@@ -20,6 +21,8 @@ use crate::limits::{
     BATCH_TOKENS_DEFAULT, BATCH_TOKENS_MAX, CONTEXT_TOKENS_DEFAULT, LOGITS_BYTES_MIN, SESSIONS_MAX,
     THREADS_MAX,
 };
+use crate::memory::Residence;
+pub use crate::packed::Progress;
 use crate::spec::{ModelSpec, Rope};
 use crate::weights::{Part, Quantize, Weights};
 
@@ -50,10 +53,16 @@ pub struct EngineOptions {
     pub cache_folder: Option<PathBuf>,
     /// The most memory to use, in bytes; `None` is what the machine can give.
     pub memory_bytes_max: Option<u64>,
+    /// How weights are kept in memory.
+    pub residence: Residence,
+    /// Asks the system for large pages.
+    pub huge_pages: bool,
+    /// Binds each compute thread to a core, fast ones first.
+    pub pin: bool,
 }
 
 impl EngineOptions {
-    /// A whole model for one session on all cores.
+    /// A whole model for one session on all fast cores.
     pub fn new(kernels: Kernels) -> Self {
         EngineOptions {
             blocks: None,
@@ -64,10 +73,13 @@ impl EngineOptions {
             batch_tokens_max: BATCH_TOKENS_DEFAULT,
             kv: KvKind::F16,
             quantize: Quantize::Keep,
-            threads: threads_here(),
+            threads: Cores::here().threads(),
             kernels,
             cache_folder: None,
             memory_bytes_max: None,
+            residence: Residence::default(),
+            huge_pages: false,
+            pin: false,
         }
     }
 
@@ -124,11 +136,6 @@ pub(crate) fn logit_rows_max(spec: &ModelSpec, options: &EngineOptions) -> usize
     options.sessions_max.max(LOGITS_BYTES_MIN / (spec.vocabulary * size_of::<f32>()))
 }
 
-/// Cores this process may use.
-pub fn threads_here() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| count.get()).min(THREADS_MAX)
-}
-
 /// What goes into a pass for one session.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a> {
@@ -170,6 +177,8 @@ pub struct Engine {
     budget: Budget,
     weights: Weights,
     pool: Pool,
+    /// The core that the calling thread is to be bound to, until it is.
+    caller_place: Option<usize>,
     rope: RopeTable,
     rope_local: Option<RopeTable>,
     kv: KvCache,
@@ -181,26 +190,22 @@ pub struct Engine {
 
 impl Engine {
     /// Opens a range of a model: computes its budget, packs weights that aren't packed yet, reserves the KV
-    /// cache. `progress` hears the bytes packed so far and to be packed.
+    /// cache. `progress` hears what is packed, [`Budget::packed_bytes`] in all.
     ///
     /// # Errors When the options contradict the model, when it doesn't fit into memory, or when files can't
     /// be read or written.
     pub fn open(
         files: Arc<ModelFiles>,
         options: EngineOptions,
-        progress: &mut dyn FnMut(u64, u64),
+        progress: &mut dyn FnMut(Progress),
     ) -> Result<Engine, Error> {
         let spec = files.spec().clone();
         options.check(&spec)?;
         let budget = Budget::of(&files, &options)?;
         budget.check(&files, &options)?;
-        let mut packed = 0;
-        let mut made = |bytes: usize| {
-            packed += bytes as u64;
-            progress(packed.min(budget.packed_bytes), budget.packed_bytes);
-        };
         let folder = options.cache_folder.as_deref();
-        let weights = Weights::open(files.clone(), &options.part(&spec), folder, &mut made)?;
+        let weights = Weights::open(files.clone(), &options.part(&spec), folder, progress)?;
+        weights.settle(options.residence, options.huge_pages)?;
         let range = options.block_range(&spec);
         let context_tokens = options.context(&spec);
         let table = |rope: &Rope| {
@@ -208,11 +213,20 @@ impl Engine {
         };
         let shape = KvShape { kind: options.kv, kv_heads: spec.kv_heads, head_width: spec.head_width };
         let pages = pages_for(context_tokens) * options.sessions_max;
+        let kv =
+            KvCache::new(shape, range.len(), pages, options.sessions_max, context_tokens, options.huge_pages)
+                .map_err(|source| Error::io("can't take memory for the KV cache", source))?;
+        let places = if options.pin { Cores::here().places(options.threads) } else { Vec::new() };
+        let start = {
+            let places = places.clone();
+            move |thread: usize| places.get(thread).into_iter().for_each(|&core| cores::bind(core))
+        };
         Ok(Engine {
-            pool: Pool::new(options.threads),
+            pool: Pool::with_start(options.threads, start),
+            caller_place: places.first().copied(),
             rope: table(&spec.rope),
             rope_local: spec.rope_local.as_ref().map(table),
-            kv: KvCache::new(shape, range.len(), pages, options.sessions_max, context_tokens),
+            kv,
             scratch: Scratch::new(&spec, options.batch_tokens_max),
             rows: Vec::with_capacity(options.batch_tokens_max),
             out: Vec::new(),
@@ -303,7 +317,11 @@ impl Engine {
     /// the vocabulary, numbers that aren't finite, no room. Nothing was computed then.
     pub fn forward(&mut self, runs: &[Run<'_>]) -> Result<&[f32], Error> {
         self.admit(runs)?;
+        if let Some(core) = self.caller_place.take() {
+            cores::bind(core);
+        }
         self.load_rows(runs);
+        let streamed = self.options.residence == Residence::Streamed;
         let compute = Compute {
             kernels: self.options.kernels,
             pool: &self.pool,
@@ -318,7 +336,13 @@ impl Engine {
                 _ => &self.rope,
             };
             let here = BlockHere { weights: block, local, window, rope };
+            if streamed {
+                self.weights.read_ahead(local);
+            }
             compute.block(&here, &mut self.kv, &mut self.scratch);
+            if streamed {
+                self.weights.let_go(local);
+            }
         }
         let hidden = self.spec.hidden;
         let mut wanted_rows = 0;
@@ -347,7 +371,13 @@ impl Engine {
         self.out.resize(wanted_rows * self.spec.vocabulary, 0.0);
         let Scratch { hidden, normed, .. } = &mut self.scratch;
         compute.norm_rows(hidden, &head.norm, wanted_rows, normed);
+        if streamed {
+            self.weights.read_ahead(self.weights.blocks.len());
+        }
         compute.multiply(normed, [(&head.output, &None, &mut self.out[..])]);
+        if streamed {
+            self.weights.let_go(self.weights.blocks.len());
+        }
         Ok(&self.out)
     }
 

@@ -5,7 +5,10 @@
 //! page that two sessions hold is copied before either writes to it. A session reserves what it may need when
 //! it opens, so that a running answer never finds the cache full.
 
+use std::io;
+
 use kwaainet_kernels::{KV_PAGE_TOKENS, KvShape};
+use memmap2::MmapMut;
 
 /// Names one session of an engine; a closed session's name is never valid again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +30,8 @@ struct Session {
 
 /// All pages and sessions of an engine.
 pub(crate) struct KvCache {
-    arena: Vec<u8>,
+    /// Zeros that take memory once they are written.
+    arena: MmapMut,
     shape: KvShape,
     blocks: usize,
     /// Sessions that hold each page.
@@ -45,17 +49,28 @@ pub(crate) fn pages_for(tokens: usize) -> usize {
 
 impl KvCache {
     /// Reserves `pages` pages for `blocks` blocks and room for `sessions_max` sessions of at most
-    /// `context_tokens`.
+    /// `context_tokens`, in large pages if asked for.
+    ///
+    /// # Errors
+    /// When the system doesn't give the memory.
     pub(crate) fn new(
         shape: KvShape,
         blocks: usize,
         pages: usize,
         sessions_max: usize,
         context_tokens: usize,
-    ) -> Self {
-        let page_bytes = shape.page_bytes() * blocks;
-        KvCache {
-            arena: vec![0; page_bytes * pages],
+        huge_pages: bool,
+    ) -> io::Result<Self> {
+        let arena = MmapMut::map_anon(shape.page_bytes() * blocks * pages)?;
+        #[cfg(target_os = "linux")]
+        if huge_pages {
+            // Only advice: a system without them gives small ones.
+            let _ = arena.advise(memmap2::Advice::HugePage);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = huge_pages;
+        Ok(KvCache {
+            arena,
             shape,
             blocks,
             holders: vec![0; pages],
@@ -65,7 +80,7 @@ impl KvCache {
                 .map(|_| Session { generation: 0, open: false, pages: Vec::new(), tokens: 0, reserved: 0 })
                 .collect(),
             context_tokens,
-        }
+        })
     }
 
     pub(crate) fn shape(&self) -> &KvShape {
@@ -278,7 +293,7 @@ mod tests {
 
     fn cache(pages: usize, sessions: usize) -> KvCache {
         let shape = KvShape { kind: KvKind::F32, kv_heads: 1, head_width: 8 };
-        KvCache::new(shape, 2, pages, sessions, 1024)
+        KvCache::new(shape, 2, pages, sessions, 1024, false).unwrap()
     }
 
     fn fill(cache: &mut KvCache, id: SessionId, count: usize, value: u8) {

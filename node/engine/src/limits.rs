@@ -78,6 +78,10 @@ pub const PROCESS_OVERHEAD_BYTES: u64 = 24 << 20;
 pub const PACK_ALIGNMENT_BYTES: usize = 64;
 /// Buffer through which packed files are written, in bytes.
 pub const PACK_BUFFER_BYTES: usize = 1 << 20;
+/// Bytes of a file that tell how fast its disk reads: a few seconds of an SD card.
+pub const DISK_READ_BYTES_MAX: u64 = 256 << 20;
+/// Buffer through which they are read, in bytes: beyond what systems read at once.
+pub const DISK_READ_BUFFER_BYTES: usize = 4 << 20;
 /// Requests that may wait for a slot unless the caller says otherwise.
 pub const WAITING_MAX: usize = 64;
 /// The longest wait that a refused client is told, in seconds.

@@ -4,6 +4,19 @@
 
 use std::fs;
 
+/// How weights are kept in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Residence {
+    /// Mapped: the system brings in what is touched, and drops it where it needs the room.
+    #[default]
+    Mapped,
+    /// Mapped, read in at once and locked there.
+    Locked,
+    /// One block after the other, the next one read while this one is computed, and what lies behind given
+    /// up: for models larger than memory. Each pass reads all weights from the disk.
+    Streamed,
+}
+
 /// Bytes that can be taken without swapping: what the kernel calls available, within this process's control
 /// group.
 pub fn available_bytes() -> Option<u64> {

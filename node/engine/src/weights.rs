@@ -11,8 +11,9 @@ use std::sync::Arc;
 use kwaainet_kernels::{Format, Layout, Matrix, decode};
 
 use crate::error::Error;
-use crate::files::{ModelFiles, Place as FilePlace, Role, Tensor};
-use crate::packed::{Form, Packed, Plan, form_bytes};
+use crate::files::{FileBytes, ModelFiles, Place as FilePlace, Role, Tensor};
+use crate::memory::Residence;
+use crate::packed::{Form, Listener, Packed, Plan, form_bytes};
 
 /// What is done to weights when a model is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +104,13 @@ pub(crate) struct BlockWeights {
     pub(crate) post_feed_forward_norm: Option<Vec<f32>>,
 }
 
+impl BlockWeights {
+    fn matrices(&self) -> [&Weight; BLOCK_MATRICES.len()] {
+        let BlockWeights { query, key, value, attention_output, gate, up, down, .. } = self;
+        [query, key, value, attention_output, gate, up, down]
+    }
+}
+
 /// The last norm and the matrix to the vocabulary.
 pub(crate) struct HeadWeights {
     pub(crate) norm: Vec<f32>,
@@ -161,6 +169,8 @@ pub(crate) struct WeightBytes {
     pub(crate) packed: u64,
     /// The largest block alone.
     pub(crate) block_max: u64,
+    /// What lies outside blocks.
+    pub(crate) outside_blocks: u64,
 }
 
 impl WeightBytes {
@@ -178,9 +188,7 @@ impl WeightBytes {
             }
             Ok(bytes)
         };
-        if part.head {
-            add(head_role(files), None)?;
-        }
+        let mut outside_blocks = if part.head { add(head_role(files), None)? } else { 0 };
         let mut block_max = 0;
         for block in part.blocks.clone() {
             let mut bytes = 0;
@@ -192,8 +200,11 @@ impl WeightBytes {
         sum.block_max = block_max;
         sum.total = sum.read_per_token;
         if part.embedding && !head_serves_as_embedding(files, part)? {
-            sum.total += required(files, Role::Embedding, None)?.bytes.len() as u64;
+            let table = required(files, Role::Embedding, None)?.bytes.len() as u64;
+            sum.total += table;
+            outside_blocks += table;
         }
+        sum.outside_blocks = outside_blocks;
         Ok(sum)
     }
 }
@@ -204,7 +215,7 @@ fn stays_in_file(tensor: &Tensor, form: Form) -> bool {
 
 impl Weights {
     /// Opens the weights of a part, packing what isn't packed yet into `cache_folder`, or in memory without
-    /// one. `made` hears of every piece of packed weights, in bytes.
+    /// one.
     ///
     /// # Errors
     /// When a tensor is missing or the cache can't be written.
@@ -212,17 +223,79 @@ impl Weights {
         files: Arc<ModelFiles>,
         part: &Part,
         cache_folder: Option<&Path>,
-        made: &mut dyn FnMut(usize),
+        tell: Listener<'_>,
     ) -> Result<Weights, Error> {
         let mut packed = Vec::new();
         let (embedding, head, blocks) = {
-            let mut loader = Loader { files: &files, part, cache_folder, made, packed: &mut packed };
+            let mut loader = Loader { files: &files, part, cache_folder, tell, packed: &mut packed };
             let head = loader.head()?;
             let embedding = loader.embedding(head.as_ref())?;
             let blocks = part.blocks.clone().map(|b| loader.block(b)).collect::<Result<Vec<_>, _>>()?;
             (embedding, head, blocks)
         };
         Ok(Weights { files, packed, embedding, blocks, head })
+    }
+
+    /// Makes the weights stay as `residence` says.
+    ///
+    /// # Errors
+    /// When the system doesn't let so much be locked.
+    pub(crate) fn settle(&self, residence: Residence, huge_pages: bool) -> Result<(), Error> {
+        let matrices = self.blocks.iter().flat_map(BlockWeights::matrices);
+        let outside = self.embedding.iter().chain(self.head.iter().map(|head| &head.output));
+        for weight in matrices.chain(outside) {
+            let Some((file, _)) = self.file_of(weight) else { continue };
+            if huge_pages {
+                file.advise_huge_pages();
+            }
+            if residence == Residence::Locked {
+                file.lock().map_err(|source| {
+                    let what = "can't lock the weights in memory; the limit on locked memory is too low \
+                                (raise it with `ulimit -l` or LimitMEMLOCK=), or leave --lock out";
+                    Error::io(what, source)
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The file that a matrix is mapped from, and where in it the matrix lies.
+    fn file_of(&self, weight: &Weight) -> Option<(&FileBytes, Range<usize>)> {
+        match &weight.place {
+            Place::File(place) => Some(self.files.file_of(place)),
+            Place::Packed { part, start } => {
+                self.packed[*part].map().map(|map| (map.file(), *start..*start + weight.bytes))
+            }
+        }
+    }
+
+    /// What is computed as the `index`-th of a pass: the matrices of a block, after the last the head's.
+    fn stretch(&self, index: usize) -> Vec<&Weight> {
+        match (self.blocks.get(index), &self.head) {
+            (Some(block), _) => block.matrices().to_vec(),
+            (None, Some(head)) => vec![&head.output],
+            (None, None) => Vec::new(),
+        }
+    }
+
+    /// For streaming, before the `index`-th stretch is computed: has what comes after it read, around to the
+    /// next pass.
+    pub(crate) fn read_ahead(&self, index: usize) {
+        let stretches = self.blocks.len() + usize::from(self.head.is_some());
+        for weight in self.stretch((index + 1) % stretches) {
+            if let Some((file, range)) = self.file_of(weight) {
+                file.advise_soon(range);
+            }
+        }
+    }
+
+    /// For streaming, after the `index`-th stretch was computed: gives its memory up.
+    pub(crate) fn let_go(&self, index: usize) {
+        for weight in self.stretch(index) {
+            if let Some((file, range)) = self.file_of(weight) {
+                file.let_go(range, true);
+            }
+        }
     }
 
     /// A weight's bytes, typed.
@@ -240,7 +313,7 @@ struct Loader<'a> {
     files: &'a ModelFiles,
     part: &'a Part,
     cache_folder: Option<&'a Path>,
-    made: &'a mut dyn FnMut(usize),
+    tell: Listener<'a>,
     packed: &'a mut Vec<Packed>,
 }
 
@@ -318,9 +391,14 @@ impl Loader<'_> {
         }
         let plan = Plan::new(to_pack)?;
         let packed = match self.cache_folder {
-            Some(folder) => plan.open_or_make(folder, label, &self.files.fingerprint(), self.made)?,
-            None => plan.make_in_memory(self.made),
+            Some(folder) => plan.open_or_make(folder, label, &self.files.fingerprint(), self.tell)?,
+            None => plan.make_in_memory(self.tell),
         };
+        // What was read to pack it isn't needed again.
+        for entry in plan.entries() {
+            let (file, range) = self.files.file_of(&entry.source.place);
+            file.let_go(range, false);
+        }
         self.packed.push(packed);
         for weight in &mut weights {
             if let Place::Packed { start, .. } = &mut weight.place {

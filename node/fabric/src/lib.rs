@@ -13,6 +13,7 @@ mod error;
 mod fabric;
 mod frames;
 mod gate;
+pub mod hivemind;
 mod kept;
 mod lan;
 pub mod limits;

@@ -82,10 +82,11 @@ pub const REFUSAL_BYTES_MAX: usize = 4 * 1024;
 pub const BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
 /// The same for one peer: one largest call and a few small ones.
 pub const BYTES_IN_FLIGHT_PER_PEER_MAX: usize = 12 * 1024 * 1024;
-/// Calls and streams that one peer may begin in a burst, all methods together.
-pub const PEER_BURST: u32 = 400;
-/// Calls and streams that one peer may begin each second for long.
-pub const PEER_RATE_PER_SECOND: u32 = 200;
+/// Calls and streams that one peer may begin in a burst, all methods together. A Hivemind peer makes a call of
+/// its own for each record and node: storing two hundred at once is a burst of five hundred and more.
+pub const PEER_BURST: u32 = 4000;
+/// Calls and streams that one peer may begin each second for long: a fifth of a core, when they are pings.
+pub const PEER_RATE_PER_SECOND: u32 = 1000;
 /// The head of a frame, and each further [`FRAME_STEP_BYTES`] of its body, must come within this time: a
 /// slower peer is cut off.
 pub const FRAME_STEP_TIME_MAX: Duration = Duration::from_secs(10);

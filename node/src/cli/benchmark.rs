@@ -1,43 +1,50 @@
 //! `kwaainet benchmark`: how fast this machine runs a model, against how fast it can read memory.
 //!
-//! Writing an answer reads every weight once a token, so the read bandwidth of the machine is the bound. It
-//! is measured in the same process with as many threads, after the model ran, so that its buffer is in no
-//! memory figure.
+//! It drives the engine itself: ids without meaning go in, and no token is chosen, so that passes alone are
+//! measured. Writing an answer reads every weight once a pass, so the read bandwidth of the machine is the
+//! bound. It is measured in the same process with as many threads, after the model ran, so that its buffer is
+//! in no memory figure.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::Barrier;
-use std::thread;
 use std::time::Instant;
 
 use argh::FromArgs;
-use kwaainet_engine::memory;
-use kwaainet_engine::request::{Request, Summary};
-use kwaainet_engine::sampler::Sampling;
+use kwaainet_engine::disk::sequential_read_bytes_per_s;
+use kwaainet_engine::engine::{Engine, Input, Run, Wanted};
+use kwaainet_engine::kv::SessionId;
+use kwaainet_engine::memory::{self, Residence};
 use kwaainet_kernels::KV_PAGE_TOKENS;
 use serde_json::json;
 
 use crate::exit::{Exit, Failure};
-use crate::model::{Choice, Model};
+use crate::model::{Choice, residence};
 use crate::signals::Signals;
 
-use super::generate;
 use super::stats::{memory_json, memory_line, rate};
+use super::sweep::read_bandwidth;
 
 /// measure prefill, decode and memory
 #[derive(FromArgs)]
 #[argh(subcommand, name = "benchmark")]
 #[argh(example = "{command_name} --model bench-1b-q4_0.gguf --threads 2")]
+#[argh(example = "{command_name} --model bench-1b-q4_0.gguf --batch 8 --json")]
 pub struct Benchmark {
     /// a GGUF file or a Hugging Face folder (default: the small story-teller inside the binary)
     #[argh(option)]
     model: Option<PathBuf>,
-    /// tokens of the prompt (default: 512)
+    /// tokens of the prompt; 0 measures decode alone (default: 512)
     #[argh(option, default = "512")]
     prompt_tokens: usize,
-    /// tokens of the answer (default: 128)
+    /// tokens of the answer; 0 measures prefill alone (default: 128)
     #[argh(option, default = "128")]
     generate_tokens: usize,
+    /// sessions that decode together, in one pass (default: 1)
+    #[argh(option, default = "1")]
+    batch: usize,
+    /// tokens that each session holds in the KV cache before its prompt (default: 0)
+    #[argh(option, default = "0")]
+    depth: usize,
     /// measure so many times and take the best (default: 3)
     #[argh(option, default = "3")]
     repeat: usize,
@@ -47,58 +54,90 @@ pub struct Benchmark {
     /// what to make of float weights: keep, f32, q8_0, q4_0 or q4_k (default: keep)
     #[argh(option)]
     quantize: Option<String>,
-    /// compute threads (default: all cores)
+    /// compute threads (default: all fast cores)
     #[argh(option)]
     threads: Option<usize>,
+    /// bind each compute thread to a core, fast cores first
+    #[argh(switch)]
+    pin: bool,
+    /// read the weights in at once and lock them in memory (otherwise they are mapped and come as they are used)
+    #[argh(switch)]
+    lock: bool,
+    /// hold only a block or two of the weights in memory and read the rest from the disk for each token
+    #[argh(switch)]
+    stream: bool,
+    /// ask the system for large pages
+    #[argh(switch)]
+    huge_pages: bool,
     /// print one JSON object
     #[argh(switch)]
     json: bool,
 }
 
-/// The buffer that is swept, in bytes: far beyond any cache.
-const SWEEP_BYTES: usize = 384 * 1024 * 1024;
-/// Sweeps; the best counts.
-const SWEEPS: usize = 5;
+/// Tokens of the prompt whose first token ends the measured load.
+const FIRST_PROMPT_TOKENS: usize = 8;
+
+/// Tokens a second of all sessions together.
+#[derive(Clone, Copy, Default)]
+struct Rates {
+    prefill: f64,
+    decode: f64,
+}
 
 impl Benchmark {
     /// Measures and prints.
     pub fn execute(self) -> Result<Exit, Failure> {
-        if self.prompt_tokens == 0 || self.generate_tokens < 2 || self.repeat == 0 {
+        let start = Instant::now();
+        if self.prompt_tokens.max(self.generate_tokens) == 0 || self.batch == 0 || self.repeat == 0 {
             return Err(Failure::usage(
-                "a benchmark needs at least 1 prompt token, 2 tokens to generate and 1 repetition",
+                "a benchmark needs tokens to read or to generate, 1 session and 1 repetition",
             ));
         }
+        let tokens = [self.depth, self.prompt_tokens, self.generate_tokens];
+        let context = tokens.iter().fold(0_usize, |sum, &count| sum.saturating_add(count));
+        let context = context.max(FIRST_PROMPT_TOKENS);
         let choice = Choice {
             path: self.model.clone(),
-            context_tokens: Some(self.prompt_tokens + self.generate_tokens),
+            context_tokens: Some(context),
             kv: self.kv.clone(),
             quantize: self.quantize.clone(),
             threads: self.threads,
+            pin: self.pin,
+            residence: residence(self.lock, self.stream)?,
+            huge_pages: self.huge_pages,
         };
-        let file_bytes: u64 = choice.files()?.files().iter().map(|(_, bytes)| bytes).sum();
-        let model = Model::load(&choice, 1, &mut |line| eprintln!("{line}"))?;
+        let mut parts = choice.open(self.batch, &mut |line| eprintln!("{line}"))?;
         let signals = Signals::listen()?;
-        let mut prefill = 0.0_f64;
-        let mut decode = 0.0_f64;
-        for round in 0..self.repeat {
-            let Some(summary) = self.answer(&model, round, &signals)? else { return Ok(Exit::Interrupted) };
-            prefill = prefill.max(rate(self.prompt_tokens, summary.timing.prefill_s));
-            // The first token comes out of the prompt's pass.
-            decode = decode.max(rate(summary.usage.completion_tokens - 1, summary.timing.decode_s));
+        if !first_token(&mut parts.engine, &signals)? {
+            return Ok(Exit::Interrupted);
         }
+        let first_token_s = start.elapsed().as_secs_f64();
+        let Some(rates) = self.measure(&mut parts.engine, &signals)? else { return Ok(Exit::Interrupted) };
         let resident = memory::resident();
-        let (threads, kernels, load_s) = (model.threads, model.kernels.name(), model.load_s);
-        let (name, budget) = (model.name.clone(), model.budget);
+        let engine = &parts.engine;
+        let (name, budget) = (engine.spec().name.clone(), *engine.budget());
+        let (kernels, threads) = (engine.options().kernels.name(), engine.options().threads);
+        let load_s = parts.load_s;
+        let streamed = engine.options().residence == Residence::Streamed;
+        let disk = self.model.as_ref().filter(|path| streamed && path.is_file());
+        let file_bytes: u64 = parts.files.files().iter().map(|(_, bytes)| bytes).sum();
         // The compute threads must not stand beside the sweep.
-        drop(model);
+        drop(parts);
         let bandwidth = read_bandwidth(threads);
-        let weights_read = decode * budget.weights_read_bytes as f64;
-        // A token reads the keys and values of all before it: on average, those of the prompt and of half of
-        // what is generated.
-        let tokens = self.prompt_tokens + self.generate_tokens;
-        let kv_token_bytes = budget.kv_bytes as f64 / tokens.next_multiple_of(KV_PAGE_TOKENS) as f64;
-        let kv_read_bytes = kv_token_bytes * (self.prompt_tokens + self.generate_tokens / 2) as f64;
-        let read = weights_read + decode * kv_read_bytes;
+        let disk = disk.map(|path| sequential_read_bytes_per_s(path)).transpose().map_err(|error| {
+            Failure::new(
+                Exit::Failure,
+                format!("can't read the model's file to see how fast its disk is: {error}"),
+            )
+        })?;
+        // A pass reads the weights once, and of each session the keys and values of all tokens before: on
+        // average, those of its depth, its prompt and half of what is generated.
+        let passes_per_s = rates.decode / self.batch as f64;
+        let weights_read = passes_per_s * budget.weights_read_bytes as f64;
+        let kv_tokens = self.depth + self.prompt_tokens + self.generate_tokens / 2;
+        let kv_token_bytes = budget.kv_bytes as f64 / context.next_multiple_of(KV_PAGE_TOKENS) as f64;
+        let kv_read_bytes = kv_token_bytes * kv_tokens as f64;
+        let read = weights_read + passes_per_s * kv_read_bytes;
         let mut out = io::stdout().lock();
         if self.json {
             let object = json!({
@@ -106,10 +145,13 @@ impl Benchmark {
                 "kernels": kernels,
                 "threads": threads,
                 "load_s": load_s,
+                "first_token_s": first_token_s,
+                "batch": self.batch,
+                "depth_tokens": self.depth,
                 "prompt_tokens": self.prompt_tokens,
                 "generate_tokens": self.generate_tokens,
-                "prefill_tokens_per_s": prefill,
-                "decode_tokens_per_s": decode,
+                "prefill_tokens_per_s": rates.prefill,
+                "decode_tokens_per_s": rates.decode,
                 "weights_read_bytes": budget.weights_read_bytes,
                 "kv_read_bytes": kv_read_bytes,
                 "weights_read_bytes_per_s": weights_read,
@@ -119,16 +161,25 @@ impl Benchmark {
                 "bandwidth_part": read / bandwidth,
                 "file_bytes": file_bytes,
                 "kv_bytes": budget.kv_bytes,
+                "scratch_bytes": budget.scratch_bytes,
+                "streamed": streamed,
+                "disk_bytes_per_s": disk,
                 "memory": memory_json(resident),
             });
             writeln!(out, "{object}")?;
         } else {
-            writeln!(out, "{name}, kernel set {kernels}, {threads} threads, loaded in {:.2} s", load_s)?;
-            writeln!(out, "Prefill of {}: {prefill:.1} tokens/s.", self.prompt_tokens)?;
-            writeln!(out, "Decode of {}: {decode:.2} tokens/s.", self.generate_tokens)?;
+            writeln!(out, "{name}, kernel set {kernels}, {threads} threads, loaded in {load_s:.2} s")?;
+            writeln!(out, "First token {:.1} ms after the start.", first_token_s * 1e3)?;
+            let sessions = match (self.batch, self.depth) {
+                (1, 0) => String::new(),
+                (batch, 0) => format!(" in each of {batch} sessions"),
+                (batch, depth) => format!(" in each of {batch} sessions, {depth} tokens deep"),
+            };
+            writeln!(out, "Prefill of {}{sessions}: {:.1} tokens/s.", self.prompt_tokens, rates.prefill)?;
+            writeln!(out, "Decode of {}{sessions}: {:.2} tokens/s.", self.generate_tokens, rates.decode)?;
             writeln!(
                 out,
-                "Read: weights {:.1} MB and KV cache {:.1} MB a token, {:.2} GB/s; this machine reads {:.2} \
+                "Read: weights {:.1} MB and KV cache {:.1} MB a pass, {:.2} GB/s; this machine reads {:.2} \
                  GB/s; ratio {:.2}, of weights alone {:.2}.",
                 budget.weights_read_bytes as f64 / 1e6,
                 kv_read_bytes / 1e6,
@@ -137,85 +188,117 @@ impl Benchmark {
                 read / bandwidth,
                 weights_read / bandwidth
             )?;
+            if let Some(disk) = disk {
+                writeln!(
+                    out,
+                    "Streamed: {:.2} GB/s of weights; this disk reads {:.2} GB/s; ratio {:.2}.",
+                    weights_read / 1e9,
+                    disk / 1e9,
+                    weights_read / disk
+                )?;
+            }
             let (file, kv) = (file_bytes as f64 / 1e6, budget.kv_bytes as f64 / 1e6);
             writeln!(out, "{} File {file:.1} MB, KV cache {kv:.1} MB.", memory_line(resident))?;
         }
         Ok(Exit::Success)
     }
 
-    /// One measured answer; `None` if a signal came.
-    fn answer(&self, model: &Model, round: usize, signals: &Signals) -> Result<Option<Summary>, Failure> {
-        let request = Request {
-            prompt: prompt(self.prompt_tokens, model.text.vocabulary, round),
-            sampling: Sampling::greedy(),
-            tokens_max: Some(self.generate_tokens),
-            stop: Vec::new(),
-            // Nothing ends the answer early.
-            stop_ids: Vec::new(),
-            top_logprobs: None,
-        };
-        let answer = generate::follow(model, request, signals, &mut io::sink())?;
-        Ok(answer.finish.map(|finish| Summary {
-            finish,
-            text_tail: String::new(),
-            usage: answer.usage,
-            timing: answer.timing,
-        }))
-    }
-}
-
-/// Ids without meaning, other ones each round from the first on, so that no round finds its prompt in the KV
-/// cache.
-fn prompt(count: usize, vocabulary: usize, round: usize) -> Vec<u32> {
-    let mut state = round as u64 + 1;
-    let mut id = || {
-        // Knuth's linear congruential generator (MMIX); its high bits are good enough for this.
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        ((state >> 33) % vocabulary as u64) as u32
-    };
-    (0..count).map(|_| id()).collect()
-}
-
-/// The best of several reads of a large buffer by all threads at once, in bytes a second.
-fn read_bandwidth(threads: usize) -> f64 {
-    let words = SWEEP_BYTES / size_of::<u64>();
-    let buffer: Vec<u64> = (0..words as u64).collect();
-    let share = words.div_ceil(threads.max(1));
-    let mut best = 0.0_f64;
-    for _ in 0..SWEEPS {
-        let parts: Vec<&[u64]> = buffer.chunks(share).collect();
-        let barrier = &Barrier::new(parts.len());
-        let seconds = thread::scope(|scope| {
-            let sweep = |part| {
-                scope.spawn(move || {
-                    barrier.wait();
-                    let start = Instant::now();
-                    std::hint::black_box(sum(part));
-                    (start, Instant::now())
-                })
-            };
-            let handles: Vec<_> = parts.iter().copied().map(sweep).collect();
-            // From the first start to the last end, as the threads saw them: this thread may be woken late.
-            let times: Vec<_> =
-                handles.into_iter().map(|handle| handle.join().expect("a sum does not panic")).collect();
-            let start = times.iter().map(|time| time.0).min().expect("at least one thread");
-            let end = times.iter().map(|time| time.1).max().expect("at least one thread");
-            (end - start).as_secs_f64()
-        });
-        best = best.max(SWEEP_BYTES as f64 / seconds);
-    }
-    best
-}
-
-/// Sixteen sums side by side, so that reading is what takes the time.
-fn sum(words: &[u64]) -> u64 {
-    let mut sums = [0_u64; 16];
-    for chunk in words.chunks_exact(16) {
-        for (sum, word) in sums.iter_mut().zip(chunk) {
-            *sum = sum.wrapping_add(*word);
+    /// The best of all rounds; `None` if a signal came.
+    fn measure(&self, engine: &mut Engine, signals: &Signals) -> Result<Option<Rates>, Failure> {
+        let mut ids = Ids::new(engine.spec().vocabulary);
+        let context = engine.context_tokens();
+        let open = (0..self.batch).map(|_| engine.open_session(context));
+        let sessions: Vec<SessionId> =
+            open.collect::<Option<_>>().expect("the engine was opened for so many sessions");
+        for &session in &sessions {
+            if !prefill(engine, session, &ids.take(self.depth), signals)? {
+                return Ok(None);
+            }
         }
+        let mut best = Rates::default();
+        for _ in 0..self.repeat {
+            let start = Instant::now();
+            for &session in &sessions {
+                if !prefill(engine, session, &ids.take(self.prompt_tokens), signals)? {
+                    return Ok(None);
+                }
+            }
+            let prefill_s = start.elapsed().as_secs_f64();
+            let start = Instant::now();
+            for _ in 0..self.generate_tokens {
+                if signals.came() {
+                    return Ok(None);
+                }
+                let next = ids.take(self.batch);
+                let run = |(&session, id)| {
+                    let input = Input::Tokens(std::slice::from_ref(id));
+                    Run { session, input, wanted: Wanted::Last }
+                };
+                let runs: Vec<Run<'_>> = sessions.iter().zip(&next).map(run).collect();
+                engine.forward(&runs)?;
+            }
+            let decode_s = start.elapsed().as_secs_f64();
+            best.prefill = best.prefill.max(rate(self.batch * self.prompt_tokens, prefill_s));
+            best.decode = best.decode.max(rate(self.batch * self.generate_tokens, decode_s));
+            for &session in &sessions {
+                engine.truncate_session(session, self.depth);
+            }
+        }
+        Ok(Some(best))
     }
-    sums.iter().fold(0, |all, sum| all.wrapping_add(*sum))
+}
+
+/// Reads a short prompt in a session of its own and chooses the token behind it; false if a signal came.
+fn first_token(engine: &mut Engine, signals: &Signals) -> Result<bool, Failure> {
+    if signals.came() {
+        return Ok(false);
+    }
+    let ids = Ids::new(engine.spec().vocabulary).take(FIRST_PROMPT_TOKENS);
+    let session = engine.open_session(FIRST_PROMPT_TOKENS).expect("no session was opened before");
+    let logits = engine.forward(&[Run { session, input: Input::Tokens(&ids), wanted: Wanted::Last }])?;
+    std::hint::black_box(logits.iter().max_by(|a, b| a.total_cmp(b)));
+    engine.close_session(session);
+    Ok(true)
+}
+
+/// Reads tokens into a session, as many a pass as the engine takes; false if a signal came.
+fn prefill(
+    engine: &mut Engine,
+    session: SessionId,
+    tokens: &[u32],
+    signals: &Signals,
+) -> Result<bool, Failure> {
+    let chunks = tokens.chunks(engine.options().batch_tokens_max);
+    let last = chunks.len().saturating_sub(1);
+    for (index, chunk) in chunks.enumerate() {
+        if signals.came() {
+            return Ok(false);
+        }
+        let wanted = if index == last { Wanted::Last } else { Wanted::Nothing };
+        engine.forward(&[Run { session, input: Input::Tokens(chunk), wanted }])?;
+    }
+    Ok(true)
+}
+
+/// Token ids without meaning, the same in every run of the program.
+struct Ids {
+    state: u64,
+    vocabulary: u64,
+}
+
+impl Ids {
+    fn new(vocabulary: usize) -> Self {
+        Ids { state: 1, vocabulary: vocabulary as u64 }
+    }
+
+    fn take(&mut self, count: usize) -> Vec<u32> {
+        let mut id = || {
+            // Knuth's linear congruential generator (MMIX); its high bits are good enough for this.
+            self.state = self.state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            ((self.state >> 33) % self.vocabulary) as u32
+        };
+        (0..count).map(|_| id()).collect()
+    }
 }
 
 #[cfg(test)]
@@ -223,17 +306,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_differ_from_their_first_token() {
-        let prompts: Vec<_> = (0..5).map(|round| prompt(8, 2048, round)).collect();
-        for (index, prompt) in prompts.iter().enumerate() {
-            assert_eq!(prompt.len(), 8);
-            assert!(prompts[..index].iter().all(|other| other[0] != prompt[0]));
+    fn ids_differ_from_round_to_round_and_lie_within_the_vocabulary() {
+        let mut ids = Ids::new(2048);
+        let rounds: Vec<_> = (0..5).map(|_| ids.take(8)).collect();
+        for (index, round) in rounds.iter().enumerate() {
+            assert!(round.len() == 8 && round.iter().all(|&id| id < 2048));
+            assert!(!rounds[..index].contains(round));
         }
-    }
-
-    #[test]
-    fn a_sweep_reads_every_word() {
-        let words: Vec<u64> = (0..160).collect();
-        assert_eq!(sum(&words), 159 * 160 / 2);
     }
 }

@@ -55,7 +55,7 @@ impl Inspect {
             context_tokens: self.context,
             kv: self.kv.clone(),
             quantize: self.quantize.clone(),
-            threads: None,
+            ..Choice::default()
         };
         let files = choice.files()?;
         let budget = Budget::of(&files, &choice.options(self.sessions)?)?;

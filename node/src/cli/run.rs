@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::api::random_seed;
 use crate::exit::{Exit, Failure};
 use crate::limits::PROMPT_BYTES_MAX;
-use crate::model::{Choice, Model};
+use crate::model::{Choice, Model, residence};
 use crate::signals::Signals;
 
 use super::{STANDARD_INPUT, chat, generate, stats};
@@ -71,9 +71,21 @@ pub struct Run {
     /// what to make of float weights: keep, f32, q8_0, q4_0 or q4_k (default: keep)
     #[argh(option)]
     quantize: Option<String>,
-    /// compute threads (default: all cores)
+    /// compute threads (default: all fast cores)
     #[argh(option)]
     threads: Option<usize>,
+    /// bind each compute thread to a core, fast cores first
+    #[argh(switch)]
+    pin: bool,
+    /// read the weights in at once and lock them in memory (otherwise they are mapped and come as they are used)
+    #[argh(switch)]
+    lock: bool,
+    /// hold only a block or two of the weights in memory and read the rest from the disk for each token
+    #[argh(switch)]
+    stream: bool,
+    /// ask the system for large pages
+    #[argh(switch)]
+    huge_pages: bool,
     /// tell kernel set, memory and times on standard error
     #[argh(switch)]
     stats: bool,
@@ -95,6 +107,9 @@ impl Run {
             kv: self.kv.clone(),
             quantize: self.quantize.clone(),
             threads: self.threads,
+            pin: self.pin,
+            residence: residence(self.lock, self.stream)?,
+            huge_pages: self.huge_pages,
         };
         let stats = self.stats;
         let mut say = |line: &str| {

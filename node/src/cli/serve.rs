@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::door::{Door, Guard};
 use crate::exit::{Exit, Failure};
 use crate::limits::API_KEY_BYTES_MAX;
-use crate::model::{Choice, EMBEDDED_NAME, Model, file_name};
+use crate::model::{Choice, EMBEDDED_NAME, Model, file_name, residence};
 use crate::signals::Signals;
 
 /// open the OpenAI-compatible HTTP API
@@ -54,9 +54,21 @@ pub struct Serve {
     /// what to make of float weights: keep, f32, q8_0, q4_0 or q4_k (default: keep)
     #[argh(option)]
     quantize: Option<String>,
-    /// compute threads (default: all cores)
+    /// compute threads (default: all fast cores)
     #[argh(option)]
     threads: Option<usize>,
+    /// bind each compute thread to a core, fast cores first
+    #[argh(switch)]
+    pin: bool,
+    /// read the weights in at once and lock them in memory (otherwise they are mapped and come as they are used)
+    #[argh(switch)]
+    lock: bool,
+    /// hold only a block or two of the weights in memory and read the rest from the disk for each token
+    #[argh(switch)]
+    stream: bool,
+    /// ask the system for large pages
+    #[argh(switch)]
+    huge_pages: bool,
     /// the key that clients must send; others on this machine can see it here, so prefer a file
     #[argh(option)]
     api_key: Option<String>,
@@ -183,6 +195,9 @@ impl Serve {
             kv: self.kv.clone(),
             quantize: self.quantize.clone(),
             threads: self.threads,
+            pin: self.pin,
+            residence: residence(self.lock, self.stream)?,
+            huge_pages: self.huge_pages,
         };
         let sessions = self.sessions;
         let (sender, receiver) = bounded(1);

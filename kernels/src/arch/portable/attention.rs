@@ -3,7 +3,7 @@
 //! The softmax is taken in one walk over the cache: sums are rescaled whenever a page brings a larger score
 //! (Milakov and Gimelshein, "Online normalizer calculation for softmax", 2018).
 
-use super::elementwise::{exp, quantize_row};
+use super::elementwise::{exp, quantize_block};
 use crate::arch::HeadGroup;
 use crate::half::{f16_to_f32, f32_to_f16};
 use crate::limits::HEAD_WIDTH_MAX;
@@ -87,7 +87,7 @@ fn load_head(kind: KvKind, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
-/// One head's row into the cache. Halves round to nearest; Q8_0 takes the codes of `quantize_row` and its
+/// One head's row into the cache. Halves round to nearest; Q8_0 takes the codes of `quantize_block` and its
 /// scale as a half, at most the largest finite one.
 pub(crate) fn store_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
     match kind {
@@ -104,9 +104,9 @@ pub(crate) fn store_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
         KvKind::Q8_0 => {
             let blocks = values.chunks_exact(QUANT_BLOCK).zip(bytes.chunks_exact_mut(2 + QUANT_BLOCK));
             for (values, block) in blocks {
-                let (mut codes, mut scale) = ([0; QUANT_BLOCK], [0.0]);
-                quantize_row(values, &mut codes, &mut scale, &mut []);
-                block[..2].copy_from_slice(&f32_to_f16(scale[0].min(HALF_MAX)).to_le_bytes());
+                let mut codes = [0; QUANT_BLOCK];
+                let scale = quantize_block(values, &mut codes);
+                block[..2].copy_from_slice(&f32_to_f16(scale.min(HALF_MAX)).to_le_bytes());
                 for (byte, code) in block[2..].iter_mut().zip(codes) {
                     *byte = code as u8;
                 }

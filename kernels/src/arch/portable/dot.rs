@@ -1,15 +1,15 @@
 //! Dot products of a strip of up to eight weight rows with a tile of activations.
 //!
 //! A strip is unpacked once for all tokens of the tile. Results are sums over the whole row,
-//! `out[token][row]`.
+//! `out[token][row]`, of one panel after the other.
 
+use crate::PANEL_ROWS;
 use crate::arch::{Codes, Floats, SUM_COLUMNS};
 use crate::formats::Format;
 use crate::half::{bf16_to_f32, f16_to_f32};
 use crate::math::{fused, reduce16};
-use crate::pack::panel_block_bytes;
+use crate::pack::{panel_block_bytes, panel_bytes};
 use crate::unpack::{self, GROUP, Group};
-use crate::{PANEL_ROWS, QUANT_BLOCK};
 
 /// Columns that are summed apart in a float dot product.
 const LANES: usize = 16;
@@ -18,23 +18,21 @@ const LANES: usize = 16;
 /// for the scale and one for the minimum.
 fn accumulate(group: &Group, index: usize, row: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
     for (token, out) in out.iter_mut().enumerate() {
-        let start = token * x.columns + index * GROUP;
-        let codes = &x.codes[start..start + GROUP];
-        let scale = x.scales[start / QUANT_BLOCK];
+        let block = x.block(token, index);
         let half = |half: usize| -> i32 {
             let range = half * SUM_COLUMNS..(half + 1) * SUM_COLUMNS;
             group.codes[range.clone()]
                 .iter()
-                .zip(&codes[range])
+                .zip(&block.codes[range])
                 .map(|(w, x)| i32::from(*w) * i32::from(*x))
                 .sum()
         };
         let sum = group.parts[0] * half(0) + group.parts[1] * half(1);
-        let mut total = fused(sum as f32, group.scale * scale, out[row]);
+        let mut total = fused(sum as f32, group.scale * block.scale, out[row]);
         if let Some(minimum) = &group.minimum {
-            let sums = &x.sums[start / SUM_COLUMNS..][..2];
+            let sums = block.sums.map(i32::from);
             let sum = minimum.parts[0] * sums[0] + minimum.parts[1] * sums[1];
-            total = fused(-sum as f32, minimum.scale * scale, total);
+            total = fused(-minimum.scale, sum as f32 * block.scale, total);
         }
         out[row] = total;
     }
@@ -52,39 +50,36 @@ fn strip(count: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]], unpack: imp
     }
 }
 
-/// A panel of eight rows.
-#[inline(always)]
-fn strip_panel(format: Format, panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    let block_bytes = panel_block_bytes(format).expect("only formats with panels are packed");
-    let groups = format.block_columns() / GROUP;
-    strip(PANEL_ROWS, x, out, |row, index| {
-        let block = &panel[index / groups * block_bytes..][..block_bytes];
-        unpack::panel(format, block, index % groups, row)
-    });
-}
-
-/// A panel of Q4_0.
-pub(crate) fn strip_q4_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    strip_panel(Format::Q4_0, panel, x, out);
-}
-
-/// A panel of Q8_0.
-pub(crate) fn strip_q8_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    strip_panel(Format::Q8_0, panel, x, out);
-}
-
-/// A panel of Q4_K.
-pub(crate) fn strip_q4_k(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    strip_panel(Format::Q4K, panel, x, out);
-}
-
-/// A panel of Q6_K.
-pub(crate) fn strip_q6_k(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    strip_panel(Format::Q6K, panel, x, out);
+/// One or two panels of any format that has them; `out` is `[panel][token][row]`.
+pub(crate) fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+    #[inline(always)]
+    fn of(format: Format, panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+        let block_bytes = panel_block_bytes(format).expect("only formats with panels are packed");
+        let groups = format.block_columns() / GROUP;
+        strip(PANEL_ROWS, x, out, |row, index| {
+            let block = &panel[index / groups * block_bytes..][..block_bytes];
+            unpack::panel(format, block, index % groups, row)
+        });
+    }
+    let panel_bytes = panel_bytes(format, x.columns).expect("only formats with panels are packed");
+    for (index, out) in out.chunks_exact_mut(x.tokens.max(1)).enumerate() {
+        let panel = &panels[index * panel_bytes..][..panel_bytes];
+        // A call for each format, so that each becomes a loop of its own.
+        match format {
+            Format::Q4_0 => of(Format::Q4_0, panel, x, out),
+            Format::Q5_0 => of(Format::Q5_0, panel, x, out),
+            Format::Q8_0 => of(Format::Q8_0, panel, x, out),
+            Format::Q4K => of(Format::Q4K, panel, x, out),
+            Format::Q5K => of(Format::Q5K, panel, x, out),
+            Format::Q6K => of(Format::Q6K, panel, x, out),
+            Format::Iq4Nl => of(Format::Iq4Nl, panel, x, out),
+            _ => unreachable!("{} has no panels", format.name()),
+        }
+    }
 }
 
 /// `count` rows of any quantised format in the file's order.
-pub(crate) fn strip_rows(
+pub(crate) fn multiply_rows(
     format: Format,
     rows: &[u8],
     count: usize,
@@ -146,17 +141,18 @@ fn strip_values<const N: usize>(
     }
 }
 
-/// `count` rows of 32-bit floats.
-pub(crate) fn strip_f32(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    strip_values(rows, count, x, out, f32::from_le_bytes);
-}
-
-/// `count` rows of IEEE halves.
-pub(crate) fn strip_f16(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    strip_values(rows, count, x, out, |bytes| f16_to_f32(u16::from_le_bytes(bytes)));
-}
-
-/// `count` rows of bfloat16.
-pub(crate) fn strip_bf16(rows: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    strip_values(rows, count, x, out, |bytes| bf16_to_f32(u16::from_le_bytes(bytes)));
+/// `count` rows of a float format.
+pub(crate) fn multiply_floats(
+    format: Format,
+    rows: &[u8],
+    count: usize,
+    x: &Floats<'_>,
+    out: &mut [[f32; PANEL_ROWS]],
+) {
+    match format {
+        Format::F32 => strip_values(rows, count, x, out, f32::from_le_bytes),
+        Format::F16 => strip_values(rows, count, x, out, |bytes| f16_to_f32(u16::from_le_bytes(bytes))),
+        Format::BF16 => strip_values(rows, count, x, out, |bytes| bf16_to_f32(u16::from_le_bytes(bytes))),
+        _ => unreachable!("{} is no float format", format.name()),
+    }
 }

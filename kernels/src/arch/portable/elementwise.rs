@@ -1,6 +1,6 @@
 //! What a block does to single rows: norms, activations, rotations, quantisation.
 
-use crate::arch::SUM_COLUMNS;
+use crate::arch::{CodesMut, SUM_COLUMNS};
 use crate::math::{fused, reduce16, round_ties_even, square_root};
 use crate::{QUANT_BLOCK, RopePairing};
 
@@ -137,28 +137,26 @@ pub(crate) fn rope_rotate(head: &mut [f32], cosines: &[f32], sines: &[f32], pair
     }
 }
 
-/// Codes, scales and sums of one row, as [`crate::Activations`] describes; a short last block is filled up
-/// with zeros.
-///
-/// `codes` is a multiple of 32 long, `scales` a code's 32nd, `sums` its 16th part.
-pub(crate) fn quantize_row(values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let blocks = values.chunks(QUANT_BLOCK).zip(codes.chunks_exact_mut(QUANT_BLOCK));
-    for ((values, codes), scale) in blocks.zip(scales) {
-        let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
-        let inverse = 127.0 / largest;
-        codes.fill(0);
-        if inverse == f32::INFINITY {
-            *scale = 0.0;
-            continue;
-        }
-        *scale = largest / 127.0;
-        for (code, value) in codes.iter_mut().zip(values) {
-            *code = round_ties_even(*value * inverse) as i8;
-        }
+/// Quantises up to 32 values, filled up with zeros, as [`crate::Activations`] describes; returns their scale.
+pub(crate) fn quantize_block(values: &[f32], codes: &mut [i8; QUANT_BLOCK]) -> f32 {
+    let largest = values.iter().fold(0.0, |largest: f32, value| largest.max(value.abs()));
+    let inverse = 127.0 / largest;
+    codes.fill(0);
+    if inverse == f32::INFINITY {
+        return 0.0;
     }
-    for (codes, sum) in codes.chunks_exact(SUM_COLUMNS).zip(sums) {
-        *sum = codes.iter().map(|code| i32::from(*code)).sum();
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = round_ties_even(*value * inverse) as i8;
     }
+    largest / 127.0
+}
+
+/// Quantises the rows of one tile.
+pub(crate) fn quantize_tile(values: &[f32], out: CodesMut<'_>) {
+    out.fill(values, quantize_block, |codes| {
+        let (halves, _) = codes.as_chunks::<SUM_COLUMNS>();
+        core::array::from_fn(|half| halves[half].iter().map(|code| i16::from(*code)).sum())
+    });
 }
 
 #[cfg(test)]

@@ -9,12 +9,10 @@ mod dot;
 mod elementwise;
 
 pub(crate) use attention::{HALF_MAX, attend, store_head};
-pub(crate) use dot::{
-    strip_bf16, strip_f16, strip_f32, strip_q4_0, strip_q4_k, strip_q6_k, strip_q8_0, strip_rows,
-};
+pub(crate) use dot::{multiply_floats, multiply_panels, multiply_rows};
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
+pub(crate) use elementwise::softmax_by;
 pub(crate) use elementwise::{
     EXP_HIGH, EXP_LOW, EXP_POLYNOMIAL, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW,
 };
-pub(crate) use elementwise::{
-    add, geglu, quantize_row, rms_norm, rope_rotate, scale, softmax, softmax_by, swiglu,
-};
+pub(crate) use elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};

@@ -5,7 +5,8 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
+use std::ops::Range;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
@@ -43,13 +44,53 @@ impl FileBytes {
     }
 
     /// Tells the system that a range will be read from front to back soon. Only advice: errors are ignored.
-    pub(crate) fn advise_soon(&self, offset: usize, bytes: usize) {
+    pub(crate) fn advise_soon(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let FileBytes::Mapped(map) = self {
-            let _ = map.advise_range(memmap2::Advice::WillNeed, offset, bytes);
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
         }
         #[cfg(not(unix))]
-        let _ = (offset, bytes);
+        let _ = range;
+    }
+
+    /// Takes a range out of this process's memory; it is read again when it is touched. What the system still
+    /// holds of the file it may keep, or with `forget` gives up as well. Only advice: errors are ignored.
+    pub(crate) fn let_go(&self, range: Range<usize>, forget: bool) {
+        #[cfg(target_os = "linux")]
+        if let FileBytes::Mapped(map) = self
+            && !range.is_empty()
+        {
+            use rustix::mm::{Advice, madvise};
+            let page = rustix::param::page_size();
+            let start = range.start / page * page;
+            let (address, length) = (map[start..].as_ptr(), range.end.min(map.len()) - start);
+            // What other processes have mapped, too, is not paged out, but leaves this one's memory.
+            let page_out = forget.then_some(Advice::LinuxPageOut);
+            for advice in page_out.into_iter().chain([Advice::LinuxDontNeed]) {
+                // SAFETY: the range lies in this map of a file that is never written through it, so a page
+                // that is dropped comes back with the same bytes.
+                let _ = unsafe { madvise(address.cast_mut().cast(), length, advice) };
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (range, forget);
+    }
+
+    /// Reads the file in and keeps it in memory.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        #[cfg(unix)]
+        if let FileBytes::Mapped(map) = self {
+            return map.lock();
+        }
+        Ok(())
+    }
+
+    /// Asks for large pages. Only advice: few systems have them for files.
+    pub(crate) fn advise_huge_pages(&self) {
+        #[cfg(target_os = "linux")]
+        if let FileBytes::Mapped(map) = self {
+            let _ = map.advise(memmap2::Advice::HugePage);
+        }
     }
 }
 
@@ -97,6 +138,11 @@ impl Map {
 
     /// All its bytes.
     pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The file's bytes with what can be said to the system about them.
+    pub(crate) fn file(&self) -> &FileBytes {
         &self.0
     }
 }

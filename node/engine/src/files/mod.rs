@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use kwaainet_kernels::Format;
 use sha2::{Digest, Sha256};
 
+pub(crate) use map::FileBytes;
 pub use map::Map;
 pub use roles::Role;
 
@@ -29,7 +30,7 @@ use crate::limits::{
     TOKENIZER_CONFIG_BYTES_MAX,
 };
 use crate::spec::ModelSpec;
-use map::{FileBytes, read_small};
+use map::read_small;
 use roles::{Naming, Slot, Slots, row_bytes};
 
 /// Where the bytes of a tensor lie in a model's files.
@@ -174,6 +175,8 @@ impl ModelFiles {
         let files = split::whole_set(first)?;
         let mut tensors = Vec::new();
         let mut hash = Sha256::new();
+        // The first file's is kept: a vocabulary makes it long to read.
+        let mut first = None;
         for (index, file) in files.iter().enumerate() {
             let header = gguf::parse_header(&file.name(), &file.bytes)?;
             file.fingerprint(&mut hash, header.header_bytes);
@@ -186,9 +189,10 @@ impl ModelFiles {
                 file: index,
                 offset: tensor.offset,
             }));
+            first.get_or_insert(header);
         }
         check_tensors(&files, &tensors)?;
-        let header = gguf::parse_header(&files[0].name(), &files[0].bytes)?;
+        let header = first.expect("a set has at least the file that was given");
         split::check_total(&header, tensors.len())?;
         let factors = match tensors.iter().find(|tensor| tensor.name == "rope_freqs.weight") {
             Some(tensor) => {
@@ -203,6 +207,7 @@ impl ModelFiles {
         let chat_template = header.string("tokenizer.chat_template")?.map(str::to_owned);
         let stop_ids = gguf_spec::stop_ids(&header)?;
         let fingerprint = hash.finalize().into();
+        drop(header);
         let kind = Kind::Gguf;
         Ok(ModelFiles {
             kind,
@@ -292,13 +297,9 @@ impl ModelFiles {
         &self.files[place.file].bytes[place.start..place.start + place.bytes]
     }
 
-    /// Tells the system that a tensor will be read from front to back soon, so that it can read ahead.
-    pub fn advise_soon(&self, role: Role, block: Option<usize>) {
-        if let Some(slot) = self.slots.get(&(role, block)) {
-            let tensor = &self.tensors[slot.tensor];
-            let (_, range) = self.place(slot);
-            self.files[tensor.file].bytes.advise_soon(tensor.offset as usize + range.start, range.len());
-        }
+    /// The file of a place, to tell the system about it, and where in it the place lies.
+    pub(crate) fn file_of(&self, place: &Place) -> (&FileBytes, std::ops::Range<usize>) {
+        (&self.files[place.file].bytes, place.start..place.start + place.bytes)
     }
 
     /// A slot's format and its bytes within its tensor's data.

@@ -77,8 +77,7 @@ pub fn options(kernels: Kernels, quantize: Quantize) -> EngineOptions {
 
 pub fn open(path: PathBuf, options: EngineOptions) -> Engine {
     let files = ModelFiles::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    Engine::open(Arc::new(files), options, &mut |_, _| ())
-        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    Engine::open(Arc::new(files), options, &mut |_| ()).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// The id of the largest logit, the lowest of equals.

@@ -11,7 +11,7 @@
 
 use core::arch::x86_64::*;
 
-use super::elementwise::{exp8, quantize_row};
+use super::elementwise::{exp8, quantize_block};
 use super::{load_halves, sum8};
 use crate::arch::{HeadGroup, portable};
 use crate::half::f32_to_f16;
@@ -419,11 +419,11 @@ pub(crate) fn store_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
             portable::store_head(kind, rest, rest_bytes);
         }
         KvKind::Q8_0 => {
-            let blocks = values.chunks_exact(QUANT_BLOCK).zip(bytes.chunks_exact_mut(2 + QUANT_BLOCK));
+            let blocks = values.as_chunks().0.iter().zip(bytes.chunks_exact_mut(2 + QUANT_BLOCK));
             for (values, block) in blocks {
-                let (mut codes, mut scale) = ([0; QUANT_BLOCK], [0.0]);
-                quantize_row(values, &mut codes, &mut scale, &mut []);
-                block[..2].copy_from_slice(&f32_to_f16(scale[0].min(portable::HALF_MAX)).to_le_bytes());
+                let mut codes = [0; QUANT_BLOCK];
+                let scale = quantize_block(values, &mut codes);
+                block[..2].copy_from_slice(&f32_to_f16(scale.min(portable::HALF_MAX)).to_le_bytes());
                 for (byte, code) in block[2..].iter_mut().zip(codes) {
                     *byte = code as u8;
                 }

@@ -8,8 +8,8 @@
 
 use core::arch::x86_64::*;
 
-use crate::arch::{SUM_COLUMNS, portable};
-use crate::{QUANT_BLOCK, RopePairing};
+use crate::arch::{CodesMut, portable};
+use crate::{HalfSums, QUANT_BLOCK, RopePairing};
 
 /// e^x in eight lanes, by the steps of the portable one.
 #[inline]
@@ -38,7 +38,7 @@ pub(super) fn exp8(x: __m256) -> __m256 {
 /// Quantises one block of 32 columns and returns its scale.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn quantize_block(values: &[f32; QUANT_BLOCK], codes: &mut [i8; QUANT_BLOCK]) -> f32 {
+pub(super) fn quantize_block(values: &[f32; QUANT_BLOCK], codes: &mut [i8; QUANT_BLOCK]) -> f32 {
     let sign = _mm256_set1_ps(-0.0);
     let mut values8 = [_mm256_setzero_ps(); 4];
     let mut largest = _mm256_setzero_ps();
@@ -73,27 +73,31 @@ fn quantize_block(values: &[f32; QUANT_BLOCK], codes: &mut [i8; QUANT_BLOCK]) ->
     largest / 127.0
 }
 
-/// Codes, scales and sums of one row, as the portable one.
+/// Sums of both halves of 32 codes.
+#[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn quantize_row(values: &[f32], codes: &mut [i8], scales: &mut [f32], sums: &mut [i32]) {
-    let blocks = values.chunks(QUANT_BLOCK).zip(codes.as_chunks_mut().0);
-    for ((values, codes), scale) in blocks.zip(scales) {
-        *scale = match values.as_array() {
-            Some(values) => quantize_block(values, codes),
-            None => {
-                let mut padded = [0.0; QUANT_BLOCK];
-                padded[..values.len()].copy_from_slice(values);
-                quantize_block(&padded, codes)
-            }
-        };
-    }
-    for (codes, sum) in codes.as_chunks::<SUM_COLUMNS>().0.iter().zip(sums) {
-        // SAFETY: sixteen codes, no alignment asked.
-        let codes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
-        let four = _mm_madd_epi16(_mm_maddubs_epi16(_mm_set1_epi8(1), codes), _mm_set1_epi16(1));
-        let two = _mm_add_epi32(four, _mm_unpackhi_epi64(four, four));
-        *sum = _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)));
-    }
+fn half_sums(codes: &[i8; QUANT_BLOCK]) -> HalfSums {
+    // SAFETY: 32 codes, no alignment asked.
+    let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+    let four = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    let two = _mm256_add_epi32(four, _mm256_unpackhi_epi64(four, four));
+    let one = _mm256_add_epi32(two, _mm256_shuffle_epi32::<1>(two));
+    [_mm256_extract_epi32::<0>(one) as i16, _mm256_extract_epi32::<4>(one) as i16]
+}
+
+/// Quantises the rows of one tile, as the portable one.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(crate) fn quantize_tile(values: &[f32], out: CodesMut<'_>) {
+    let quantize = |values: &[f32], codes: &mut [i8; QUANT_BLOCK]| match values.as_array() {
+        Some(values) => quantize_block(values, codes),
+        None => {
+            let mut padded = [0.0; QUANT_BLOCK];
+            padded[..values.len()].copy_from_slice(values);
+            quantize_block(&padded, codes)
+        }
+    };
+    out.fill(values, quantize, |codes| half_sums(codes));
 }
 
 /// As the portable one.

@@ -9,10 +9,10 @@
 
 use core::arch::x86_64::*;
 
-use crate::arch::{Codes, SUM_COLUMNS};
+use crate::Format;
+use crate::arch::Codes;
 use crate::math::fused;
 use crate::unpack::{self, GROUP, Group};
-use crate::{Format, QUANT_BLOCK};
 
 /// The sum of eight lanes; integers need no order.
 #[inline]
@@ -34,19 +34,17 @@ fn add_group(group: &Group, index: usize, row: usize, x: &Codes<'_>, out: &mut [
     let parts = group.parts.map(|part| _mm_set1_epi16(part as i16));
     let parts = _mm256_set_m128i(parts[1], parts[0]);
     for (token, out) in out.iter_mut().enumerate() {
-        let start = token * x.columns + index * GROUP;
-        let codes = x.codes[start..start + GROUP].as_ptr();
+        let block = x.block(token, index);
         // SAFETY: 32 codes, no alignment asked.
-        let codes = unsafe { _mm256_loadu_si256(codes.cast()) };
+        let codes = unsafe { _mm256_loadu_si256(block.codes.as_ptr().cast()) };
         // Two products of at most 128 * 127 fit 16 bits.
         let pairs = _mm256_maddubs_epi16(size, _mm256_sign_epi8(codes, weights));
         let total = sum(_mm256_madd_epi16(pairs, parts));
-        let scale = x.scales[start / QUANT_BLOCK];
-        let mut acc = fused(total as f32, group.scale * scale, out[row]);
+        let mut acc = fused(total as f32, group.scale * block.scale, out[row]);
         if let Some(minimum) = &group.minimum {
-            let sums = &x.sums[start / SUM_COLUMNS..][..2];
+            let sums = block.sums.map(i32::from);
             let total = minimum.parts[0] * sums[0] + minimum.parts[1] * sums[1];
-            acc = fused(-total as f32, minimum.scale * scale, acc);
+            acc = fused(-minimum.scale, total as f32 * block.scale, acc);
         }
         out[row] = acc;
     }
@@ -80,7 +78,7 @@ fn walk(
 
 /// Up to eight rows of any quantised format in the file's order; `out[token][row]`.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn strip_rows(format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: &mut [[f32; 8]]) {
+pub(crate) fn multiply_rows(format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: &mut [[f32; 8]]) {
     // A walk for each format, so that each becomes a loop of its own.
     macro_rules! walk_each {
         ($($format:ident),*) => {
