@@ -10,7 +10,7 @@ mod elementwise;
 
 pub(crate) use attention::{HALF_MAX, attend, store_head};
 pub(crate) use dot::{multiply_floats, multiply_panels, multiply_rows};
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "aarch64", target_arch = "x86_64"))]
 pub(crate) use elementwise::softmax_by;
 pub(crate) use elementwise::{
     EXP_HIGH, EXP_LOW, EXP_POLYNOMIAL, GELU_CUBIC, GELU_LINEAR, LN_2_HIGH, LN_2_LOW,
