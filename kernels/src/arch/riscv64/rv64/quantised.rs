@@ -13,7 +13,7 @@ use crate::arch::{Codes, CodesBlock, portable};
 use crate::math::fused;
 use crate::pack::{panel_block_bytes, panel_bytes};
 use crate::unpack::half_at;
-use crate::{Format, INTERLEAVED_TOKENS, PANEL_ROWS, PANELS_TOGETHER};
+use crate::{Format, INTERLEAVED_TOKENS, PANEL_ROWS};
 
 /// A one in each of four fields.
 const ONES: u64 = 0x0001_0001_0001_0001;
@@ -302,7 +302,7 @@ fn multiply<P: Panel>(panels: &mut [Blocks<'_>], x: &Codes<'_>, out: &mut [[f32;
     let groups = P::FORMAT.block_columns() / 32;
     let mut tokens = [Token::NONE; INTERLEAVED_TOKENS];
     let tokens = &mut tokens[..x.tokens];
-    let mut halves = [Halves::default(); PANELS_TOGETHER];
+    let mut halves = [Halves::default(); 2];
     for index in 0..x.columns / 32 {
         for (t, token) in tokens.iter_mut().enumerate() {
             *token = Token::new::<P>(&x.block(t, index), x.totals[index * x.tokens + t]);
@@ -392,7 +392,7 @@ pub(crate) fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out:
     let block_bytes = panel_block_bytes(format).expect("it has panels");
     let (first, second) = panels.split_at(panel_bytes);
     let mut panels = [Blocks::new(first, block_bytes), Blocks::new(second, block_bytes)];
-    let panels = &mut panels[..if second.is_empty() { 1 } else { PANELS_TOGETHER }];
+    let panels = &mut panels[..if second.is_empty() { 1 } else { 2 }];
     let mut token = 0;
     for tile in x.tiles() {
         multiply(panels, &tile, &mut out[token..], x.tokens);
