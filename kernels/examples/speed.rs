@@ -2,7 +2,7 @@
 //!
 //! It exists to choose tiles and prefetch distances by measurement, without a model. Arguments narrow it down:
 //! `speed [SET,...] [FORMAT,...] [decode,batch,prefill,attention]`, each `all` by default. Every figure is the
-//! median of several runs; compare those of one call only.
+//! best of several runs, since neighbours on a shared machine only ever slow one down; compare those of one call only.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -20,7 +20,7 @@ const PREFILL_SHAPES: [[usize; 2]; 2] = [[2048, 2048], [2048, 8192]];
 const PREFILL_TOKENS: usize = 512;
 /// Sessions that decode together.
 const BATCH_TOKENS: usize = 8;
-const RUNS: usize = 7;
+const RUNS: usize = 15;
 
 /// Bytes that look random and decode to small numbers: the high byte of a half is never large.
 fn noise(length: usize) -> Vec<u8> {
@@ -43,18 +43,15 @@ fn activations(kernels: Kernels, pool: &Pool, tokens: usize, columns: usize) -> 
     x
 }
 
-/// Median seconds of a run.
+/// Least seconds of a run.
 fn seconds(mut run: impl FnMut()) -> f64 {
     run();
-    let mut times: Vec<f64> = (0..RUNS)
-        .map(|_| {
-            let start = Instant::now();
-            run();
-            start.elapsed().as_secs_f64()
-        })
-        .collect();
-    times.sort_by(f64::total_cmp);
-    times[RUNS / 2]
+    let once = |_| {
+        let start = Instant::now();
+        run();
+        start.elapsed().as_secs_f64()
+    };
+    (0..RUNS).map(once).fold(f64::INFINITY, f64::min)
 }
 
 /// Layout and bytes of a matrix of about `bytes` bytes.

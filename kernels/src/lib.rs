@@ -51,8 +51,5 @@ pub const QUANT_BLOCK: usize = 32;
 /// Tokens whose quantised activations are interleaved.
 pub const INTERLEAVED_TOKENS: usize = 8;
 
-/// Panels that kernels take at once: sixteen rows fill a 512-bit register.
-pub(crate) const PANELS_TOGETHER: usize = 2;
-
 /// Tokens in one page of the KV cache.
 pub const KV_PAGE_TOKENS: usize = 32;

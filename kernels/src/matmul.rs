@@ -9,10 +9,11 @@ use core::ops::Range;
 use crate::disjoint::Disjoint;
 use crate::dispatch::KernelSet;
 use crate::limits::{
-    CHUNK_WEIGHT_BYTES_MAX, TASK_WEIGHT_BYTES_MAX, TASK_WEIGHT_BYTES_MIN, TASKS_PER_THREAD,
-    TILE_ACTIVATION_BYTES_MAX, TILE_TOKENS_MAX, TILE_TOKENS_MIN,
+    CHUNK_WEIGHT_BYTES_MAX, FLOAT_CHUNK_BYTES_MAX, FLOAT_TILE_BYTES_MAX, FLOAT_TILE_TOKENS_MAX,
+    FLOAT_TILE_TOKENS_MIN, PANELS_TOGETHER_MAX, TASK_SHARED_WEIGHT_BYTES_MAX, TASK_WEIGHT_BYTES_MAX,
+    TASK_WEIGHT_BYTES_MIN, TASKS_PER_THREAD, TILE_ACTIVATION_BYTES_MAX, TILE_TOKENS_MAX, TILE_TOKENS_MIN,
 };
-use crate::{Activations, Layout, Matrix, PANEL_ROWS, PANELS_TOGETHER, Parallel};
+use crate::{Activations, Format, INTERLEAVED_TOKENS, Layout, Matrix, PANEL_ROWS, Parallel};
 
 /// One matrix to multiply with, and where the result goes.
 pub struct Product<'a> {
@@ -39,7 +40,7 @@ impl Job<'_> {
 }
 
 pub(crate) fn matmul(set: KernelSet, pool: &dyn Parallel, x: &Activations, products: &mut [Product<'_>]) {
-    let task_bytes = task_weight_bytes(pool.threads(), products);
+    let task_bytes = task_weight_bytes(pool.threads(), x.tokens(), products);
     let jobs: Vec<Job<'_>> = products.iter_mut().map(|product| job(product, x, task_bytes)).collect();
     let tasks = jobs.iter().map(Job::tasks).sum();
     pool.run(tasks, &|mut task| {
@@ -58,12 +59,14 @@ pub(crate) fn matmul(set: KernelSet, pool: &dyn Parallel, x: &Activations, produ
 
 /// Weight bytes for one task: about eight tasks for each thread, none tiny and none long; one thread has one
 /// task.
-fn task_weight_bytes(threads: usize, products: &[Product<'_>]) -> usize {
+fn task_weight_bytes(threads: usize, tokens: usize, products: &[Product<'_>]) -> usize {
     if threads <= 1 {
         return usize::MAX;
     }
     let bytes: usize = products.iter().map(|product| product.weights.bytes().len()).sum();
-    (bytes / (threads * TASKS_PER_THREAD)).clamp(TASK_WEIGHT_BYTES_MIN, TASK_WEIGHT_BYTES_MAX)
+    let many = tokens > INTERLEAVED_TOKENS;
+    let max = if many { TASK_SHARED_WEIGHT_BYTES_MAX } else { TASK_WEIGHT_BYTES_MAX };
+    (bytes / (threads * TASKS_PER_THREAD)).clamp(TASK_WEIGHT_BYTES_MIN, max)
 }
 
 fn job<'a>(product: &'a mut Product<'_>, x: &Activations, task_bytes: usize) -> Job<'a> {
@@ -74,35 +77,63 @@ fn job<'a>(product: &'a mut Product<'_>, x: &Activations, task_bytes: usize) -> 
     assert!(product.bias.is_none_or(|bias| bias.len() == rows), "the bias is not one value for each row");
     assert!(format.is_float() || x.is_quantized(), "{} needs quantised activations", format.name());
     let strips_per_task = (task_bytes / weights.strip_bytes().max(1)).max(1);
-    let strips_per_task = strips_per_task.min(weights.strips()).max(1).next_multiple_of(PANELS_TOGETHER);
+    let strips_per_task = strips_per_task.min(weights.strips()).max(1).next_multiple_of(PANELS_TOGETHER_MAX);
     Job { weights, bias: product.bias, out: Disjoint::new(product.out), strips_per_task }
 }
 
+/// The results of a tile, `[panel][token][row]`.
+type Sums = [[f32; PANEL_ROWS]];
+
 /// The strips of one task, over all tokens.
 fn run(set: KernelSet, job: &Job<'_>, x: &Activations, strips: Range<usize>) {
+    // Few tokens come often, and clearing room for many takes as long as a few rows.
+    if x.tokens() <= TILE_TOKENS_MIN {
+        walk(set, job, x, strips, &mut [[0.0; PANEL_ROWS]; PANELS_TOGETHER_MAX * TILE_TOKENS_MIN]);
+    } else {
+        walk(set, job, x, strips, &mut [[0.0; PANEL_ROWS]; PANELS_TOGETHER_MAX * TILE_TOKENS_MAX]);
+    }
+}
+
+/// Chunk by chunk and tile by tile; `sums` has room for the results of a tile.
+fn walk(set: KernelSet, job: &Job<'_>, x: &Activations, strips: Range<usize>, sums: &mut Sums) {
     let strip_bytes = job.weights.strip_bytes().max(1);
-    let together = if job.weights.layout() == Layout::Panels { PANELS_TOGETHER } else { 1 };
-    let strips_per_chunk = (CHUNK_WEIGHT_BYTES_MAX / strip_bytes).max(1).next_multiple_of(together);
-    let value_bytes = if job.weights.format().is_float() { 4 } else { 1 };
-    let tile_tokens = TILE_ACTIVATION_BYTES_MAX / (x.columns() * value_bytes).max(1);
-    let tile_tokens = tile_tokens.clamp(TILE_TOKENS_MIN, TILE_TOKENS_MAX);
-    let tile_tokens = tile_tokens / TILE_TOKENS_MIN * TILE_TOKENS_MIN;
+    let together = if job.weights.layout() == Layout::Panels { set.panels_together() } else { 1 };
+    let is_float = job.weights.format().is_float();
+    let chunk_bytes = if is_float { FLOAT_CHUNK_BYTES_MAX } else { CHUNK_WEIGHT_BYTES_MAX };
+    let strips_per_chunk = (chunk_bytes / strip_bytes).max(1).next_multiple_of(together);
+    let tile_tokens = tile_tokens(job.weights.format(), x.columns());
     for chunk in strips.clone().step_by(strips_per_chunk) {
         for first in (0..x.tokens()).step_by(tile_tokens) {
             let tokens = first..(first + tile_tokens).min(x.tokens());
             let end = (chunk + strips_per_chunk).min(strips.end);
             for strip in (chunk..end).step_by(together) {
-                tile(set, job, x, strip..end.min(strip + together), tokens.clone());
+                tile(set, job, x, strip..end.min(strip + together), tokens.clone(), sums);
             }
         }
     }
 }
 
+/// Tokens of a tile.
+fn tile_tokens(format: Format, columns: usize) -> usize {
+    let (bytes, bytes_max, min, max) = if format.is_float() {
+        (4 * columns, FLOAT_TILE_BYTES_MAX, FLOAT_TILE_TOKENS_MIN, FLOAT_TILE_TOKENS_MAX)
+    } else {
+        (columns, TILE_ACTIVATION_BYTES_MAX, TILE_TOKENS_MIN, TILE_TOKENS_MAX)
+    };
+    (bytes_max / bytes.max(1)).clamp(min, max) / min * min
+}
+
 /// A strip, or some panels, times one tile of tokens, scattered to the result.
-fn tile(set: KernelSet, job: &Job<'_>, x: &Activations, strips: Range<usize>, tokens: Range<usize>) {
+fn tile(
+    set: KernelSet,
+    job: &Job<'_>,
+    x: &Activations,
+    strips: Range<usize>,
+    tokens: Range<usize>,
+    sums: &mut Sums,
+) {
     let weights = &job.weights;
     let (format, bytes) = (weights.format(), weights.strips_bytes(strips.clone()));
-    let mut sums = [[0.0; PANEL_ROWS]; PANELS_TOGETHER * TILE_TOKENS_MAX];
     let sums = &mut sums[..strips.len() * tokens.len()];
     let count = weights.strip_rows(strips.start);
     match weights.layout() {

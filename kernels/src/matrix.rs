@@ -168,6 +168,29 @@ impl<'a> Matrix<'a> {
 /// Sums of the codes of the two halves of 32 columns; as a pair, because one instruction multiplies and adds both.
 pub type HalfSums = [i16; 2];
 
+/// A cache line of values: rows of whole lines are read without crossing one, which halves the rate of wide
+/// loads.
+#[derive(Clone, Copy, Default)]
+#[repr(C, align(64))]
+struct Line([f32; Line::VALUES]);
+
+impl Line {
+    const VALUES: usize = 16;
+
+    /// The first `length` values.
+    fn flatten(lines: &[Line], length: usize) -> &[f32] {
+        assert!(length <= lines.len() * Line::VALUES, "more values than there are");
+        // SAFETY: lines are sixteen floats each and nothing else, one behind the other.
+        unsafe { core::slice::from_raw_parts(lines.as_ptr().cast(), length) }
+    }
+
+    fn flatten_mut(lines: &mut [Line], length: usize) -> &mut [f32] {
+        assert!(length <= lines.len() * Line::VALUES, "more values than there are");
+        // SAFETY: as above, and borrowed alone.
+        unsafe { core::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), length) }
+    }
+}
+
 /// Rows of activations: floats and, after [`crate::Kernels::quantize`], 8-bit codes with one scale for 32
 /// columns.
 ///
@@ -180,7 +203,7 @@ pub struct Activations {
     tokens: usize,
     columns: usize,
     quantized: bool,
-    values: Vec<f32>,
+    values: Vec<Line>,
     codes: Vec<i8>,
     scales: Vec<f32>,
     sums: Vec<HalfSums>,
@@ -208,7 +231,7 @@ impl Activations {
             }
         }
         let padded = columns.next_multiple_of(QUANT_BLOCK);
-        grow(&mut self.values, tokens * columns);
+        grow(&mut self.values, (tokens * columns).div_ceil(Line::VALUES));
         grow(&mut self.codes, tokens * padded);
         grow(&mut self.scales, tokens * padded / QUANT_BLOCK);
         grow(&mut self.sums, tokens * padded / QUANT_BLOCK);
@@ -218,13 +241,13 @@ impl Activations {
 
     /// The values, `[tokens][columns]`.
     pub fn values(&self) -> &[f32] {
-        &self.values[..self.tokens * self.columns]
+        Line::flatten(&self.values, self.tokens * self.columns)
     }
 
     /// The values to write, `[tokens][columns]`; codes no longer hold.
     pub fn values_mut(&mut self) -> &mut [f32] {
         self.quantized = false;
-        &mut self.values[..self.tokens * self.columns]
+        Line::flatten_mut(&mut self.values, self.tokens * self.columns)
     }
 
     /// Rows.
@@ -270,12 +293,12 @@ impl Activations {
             sums: &mut self.sums[..codes / QUANT_BLOCK],
             totals: &mut self.totals[..codes / QUANT_BLOCK],
         };
-        (&self.values[..self.tokens * self.columns], out)
+        (Line::flatten(&self.values, self.tokens * self.columns), out)
     }
 
     /// The rows of `tokens` as floats.
     pub(crate) fn floats(&self, tokens: Range<usize>) -> Floats<'_> {
-        let values = &self.values[tokens.start * self.columns..tokens.end * self.columns];
+        let values = &self.values()[tokens.start * self.columns..tokens.end * self.columns];
         Floats { tokens: tokens.len(), columns: self.columns, values }
     }
 

@@ -3,6 +3,8 @@
 //! `portable` is complete and the truth. A set for a chip has variants of what dominates on it, with the same
 //! signatures, and `dispatch.rs` sends the rest to `portable`. All give the same bits.
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 pub(crate) mod portable;
 #[cfg(target_arch = "riscv64")]
 pub(crate) mod riscv64;
@@ -43,6 +45,7 @@ pub(crate) struct CodesBlock<'a> {
 
 impl<'a> Codes<'a> {
     /// Tile by tile.
+    #[allow(dead_code, reason = "not every instruction set architecture walks tile by tile")]
     pub fn tiles(self) -> impl Iterator<Item = Codes<'a>> {
         (0..self.tokens).step_by(INTERLEAVED_TOKENS).map(move |first| {
             let tokens = INTERLEAVED_TOKENS.min(self.tokens - first);

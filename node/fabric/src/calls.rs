@@ -216,12 +216,18 @@ fn within_size(result: Result<Vec<u8>, String>, answer_bytes_max: usize) -> Resu
     }
 }
 
-/// Ends when the caller resets the stream. One that merely closed its side still gets its answer.
+/// Ends when the caller is gone. One that merely closed its side still gets its answer: a reset reads as an
+/// end as well, but then nothing can be written either.
 async fn caller_gone<T>(stream: &mut Stream) -> Result<T, CallError> {
     let mut byte = [0];
-    match stream.read(&mut byte).await {
-        Err(error) => Err(broken(error)),
-        Ok(_) => std::future::pending().await,
+    let gone = match stream.read(&mut byte).await {
+        Err(error) => Some(error),
+        Ok(0) => stream.write(&[]).await.err(),
+        Ok(_) => None,
+    };
+    match gone {
+        Some(error) => Err(broken(error)),
+        None => std::future::pending().await,
     }
 }
 

@@ -27,8 +27,9 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::counters::Counters;
 use crate::limits::{
-    CONNECTIONS_INBOUND_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_LAN_MAX, CONNECTIONS_PER_PEER_MAX,
-    CONNECTIONS_PER_SUBNET_MAX, DIALS_MAX, HANDSHAKES_INBOUND_MAX, HANDSHAKES_PER_SUBNET_MAX,
+    CONNECTIONS_HERE_MAX, CONNECTIONS_INBOUND_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX,
+    CONNECTIONS_PER_SUBNET_MAX, CONNECTIONS_RELAYED_MAX, DIALS_MAX, HANDSHAKES_HERE_MAX,
+    HANDSHAKES_INBOUND_MAX, HANDSHAKES_PER_SUBNET_MAX,
 };
 use crate::peers::{Book, is_relayed};
 use crate::transport::{Scope, is_local};
@@ -38,8 +39,8 @@ use crate::transport::{Scope, is_local};
 enum Subnet {
     V4([u8; 3]),
     V6([u16; 3]),
-    /// A private network or this machine.
-    Lan,
+    /// One machine of a private network, or this one.
+    Host(IpAddr),
     /// Through a relay: the peer's own address is not known.
     Relayed,
 }
@@ -50,7 +51,7 @@ impl Subnet {
         match ip {
             _ if is_relayed(address) => Subnet::Relayed,
             None => Subnet::Relayed,
-            Some(ip) if is_local(ip) => Subnet::Lan,
+            Some(ip) if is_local(ip) => Subnet::Host(ip),
             Some(IpAddr::V4(ip)) => {
                 let [a, b, c, _] = ip.octets();
                 Subnet::V4([a, b, c])
@@ -64,15 +65,17 @@ impl Subnet {
 
     fn connections_max(self) -> usize {
         match self {
-            Subnet::V4(_) | Subnet::V6(_) => CONNECTIONS_PER_SUBNET_MAX,
-            Subnet::Lan | Subnet::Relayed => CONNECTIONS_PER_LAN_MAX,
+            Subnet::Host(ip) if ip.is_loopback() => CONNECTIONS_HERE_MAX,
+            Subnet::V4(_) | Subnet::V6(_) | Subnet::Host(_) => CONNECTIONS_PER_SUBNET_MAX,
+            Subnet::Relayed => CONNECTIONS_RELAYED_MAX,
         }
     }
 
     fn handshakes_max(self) -> usize {
         match self {
-            Subnet::V4(_) | Subnet::V6(_) => HANDSHAKES_PER_SUBNET_MAX,
-            Subnet::Lan | Subnet::Relayed => HANDSHAKES_INBOUND_MAX,
+            Subnet::Host(ip) if ip.is_loopback() => HANDSHAKES_HERE_MAX,
+            Subnet::V4(_) | Subnet::V6(_) | Subnet::Host(_) => HANDSHAKES_PER_SUBNET_MAX,
+            Subnet::Relayed => HANDSHAKES_HERE_MAX,
         }
     }
 }
@@ -167,7 +170,7 @@ impl Gate {
 
     fn check_handshake(&self, remote: &Multiaddr) -> Result<Subnet, ConnectionDenied> {
         let subnet = Subnet::of(remote);
-        if self.scope == Scope::Lan && !matches!(subnet, Subnet::Lan | Subnet::Relayed) {
+        if self.scope == Scope::Lan && !matches!(subnet, Subnet::Host(_) | Subnet::Relayed) {
             return self.refuse(format!("{remote} is outside, and the node is LAN-only"));
         }
         self.check("incoming handshakes", self.handshakes.len(), HANDSHAKES_INBOUND_MAX)?;

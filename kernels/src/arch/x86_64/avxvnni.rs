@@ -7,7 +7,7 @@
 //! panels. Not run on such a chip.
 
 use super::dots::Vex256;
-use super::{avx2, panels};
+use super::{avx2, tiles};
 use crate::Format;
 use crate::arch::Codes;
 
@@ -30,5 +30,5 @@ pub(crate) fn runs_here() -> bool {
 /// The CPU has AVX-VNNI, AVX2, FMA and F16C.
 pub(crate) unsafe fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
     // SAFETY: the same contract.
-    unsafe { panels::multiply::<Vex256>(format, panels, x, out) };
+    unsafe { tiles::multiply::<Vex256>(format, panels, x, out) };
 }

@@ -6,29 +6,22 @@
 
 use core::arch::x86_64::*;
 
-use super::panels::{Panel, Results, Walk, tile};
-use super::registers::{Block, Width, Ymm, Zmm};
+use super::panels::{Panel, Sink};
+use super::registers::{Block, Twice, Width, Ymm, Zmm};
+use super::tiles::{Walk, walk_blocks};
 use crate::{HalfSums, QUANT_BLOCK};
 
-/// One group of 32 columns of some tokens.
+/// One group of 32 columns of some tokens, which lie beside each other.
 #[derive(Clone, Copy)]
 pub(super) struct Tokens {
     pub codes: *const i8,
     pub scales: *const f32,
     pub sums: *const HalfSums,
     pub totals: *const f32,
-    /// Tokens that are interleaved, these among them.
-    pub stride: usize,
 }
 
 impl Tokens {
-    /// The same tokens `groups` groups further.
-    #[inline(always)]
-    pub fn skip_groups(self, groups: usize) -> Tokens {
-        self.skip(groups * self.stride)
-    }
-
-    /// The tokens from token `count` on.
+    /// What lies `count` groups of single tokens further.
     #[inline(always)]
     pub fn skip(self, count: usize) -> Tokens {
         Tokens {
@@ -36,7 +29,6 @@ impl Tokens {
             scales: self.scales.wrapping_add(count),
             sums: self.sums.wrapping_add(count),
             totals: self.totals.wrapping_add(count),
-            stride: self.stride,
         }
     }
 
@@ -61,14 +53,20 @@ pub(super) const VECTORS: usize = 8;
 /// How sums of products are made.
 ///
 /// # Safety
-/// Of all functions: as [`Width`]; the pointers of `x` lead to `T` tokens.
-pub(super) trait Dots {
+/// Of all functions: as [`Width`]; the pointers of `x` lead to `T` tokens of one group.
+pub(super) trait Dots: Sized {
     type Width: Width;
     /// Codes of eight bits, made ready to be multiplied several times.
     type Wide;
 
-    /// [`tile`] in a function that is compiled for the features.
-    unsafe fn tile<P: Panel, const T: usize>(walk: Walk, x: Tokens, out: Results);
+    /// Factors of both halves of a group, for each row.
+    type Parts;
+
+    /// [`walk_blocks`] in a function that is compiled for the features.
+    unsafe fn walk<P: Panel, S: Sink<Self>>(walk: Walk, sink: &mut S);
+
+    /// Reads factors: bytes with sign, those of the second half behind those of the first.
+    unsafe fn load_parts(block: Block) -> Self::Parts;
 
     /// For each token the sums of (code - `OFFSET`) * activation; codes are at most `MAX`, which is 15 or 31.
     unsafe fn dot<const T: usize, const MAX: u32, const OFFSET: i16>(
@@ -82,9 +80,10 @@ pub(super) trait Dots {
     /// For each token the sums of (code - 128) * activation.
     unsafe fn dot_wide<const T: usize>(codes: &Self::Wide, x: Tokens) -> Sums<Self, T>;
 
-    /// For each token the sum over both halves of the half's part times the sum of (code - 32) * activation;
-    /// codes are at most 63. The parts are bytes with sign, those of the second half behind those of the first.
-    unsafe fn dot_parts<const T: usize>(codes: &Codes<Self>, parts: Block, x: Tokens) -> Sums<Self, T>;
+    /// For each token the sum over both halves of the half's factor times the sum of (code - 32) * activation;
+    /// codes are at most 63.
+    unsafe fn dot_parts<const T: usize>(codes: &Codes<Self>, parts: &Self::Parts, x: Tokens)
+    -> Sums<Self, T>;
 }
 
 /// The codes of a group.
@@ -135,12 +134,29 @@ impl Dots for Avx2 {
     type Width = Ymm;
     /// Low and high nibbles.
     type Wide = [[__m256i; VECTORS]; 2];
+    /// Each row's factor twice in its 32 bits, for the first and for the second half, so that one multiplication
+    /// applies it and widens sums of 16 bits; then both, times 32.
+    type Parts = [__m256i; 3];
+
+    #[inline(always)]
+    unsafe fn load_parts(block: Block) -> Self::Parts {
+        // SAFETY: the contract of the trait.
+        unsafe {
+            let (first, second) = (Ymm::load_signed_bytes(block), Ymm::load_signed_bytes(block.skip(8)));
+            let second_upper = _mm256_slli_epi32::<16>(second);
+            [
+                _mm256_blend_epi16::<0xAA>(first, _mm256_slli_epi32::<16>(first)),
+                _mm256_blend_epi16::<0xAA>(second, second_upper),
+                _mm256_slli_epi16::<5>(_mm256_blend_epi16::<0xAA>(first, second_upper)),
+            ]
+        }
+    }
 
     #[inline(never)]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn tile<P: Panel, const T: usize>(walk: Walk, x: Tokens, out: Results) {
+    unsafe fn walk<P: Panel, S: Sink<Self>>(walk: Walk, sink: &mut S) {
         // SAFETY: the same contract.
-        unsafe { tile::<P, Self, T>(walk, x, out) }
+        unsafe { walk_blocks::<P, Self, S>(walk, sink) }
     }
 
     #[inline(always)]
@@ -211,15 +227,14 @@ impl Dots for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn dot_parts<const T: usize>(codes: &[__m256i; VECTORS], parts: Block, x: Tokens) -> [__m256; T] {
+    unsafe fn dot_parts<const T: usize>(
+        codes: &[__m256i; VECTORS],
+        parts: &Self::Parts,
+        x: Tokens,
+    ) -> [__m256; T] {
         // SAFETY: the contract of the trait.
         unsafe {
-            // A row's part twice in its 32 bits: one multiplication applies it and widens 16-bit sums.
-            let (first, second) = (Ymm::load_signed_bytes(parts), Ymm::load_signed_bytes(parts.skip(8)));
-            let second_upper = _mm256_slli_epi32::<16>(second);
-            let twice_first = _mm256_blend_epi16::<0xAA>(first, _mm256_slli_epi32::<16>(first));
-            let twice_second = _mm256_blend_epi16::<0xAA>(second, second_upper);
-            let both = _mm256_slli_epi16::<5>(_mm256_blend_epi16::<0xAA>(first, second_upper));
+            let [twice_first, twice_second, both] = *parts;
             let mut sums = [_mm256_setzero_si256(); T];
             for t in 0..T {
                 sums[t] = _mm256_madd_epi16(_mm256_set1_epi32(x.sums(t)), both);
@@ -245,15 +260,12 @@ impl Dots for Avx2 {
 ///
 /// # Safety
 /// As [`Width`].
-pub(super) trait Vnni {
+pub(super) trait Vnni: Sized {
     type Width: Width;
-    /// [`tile`] in a function that is compiled for the features.
-    unsafe fn tile<P: Panel, const T: usize>(walk: Walk, x: Tokens, out: Results);
-    unsafe fn zero() -> Ints<Self>;
+    /// [`walk_blocks`] in a function that is compiled for the features.
+    unsafe fn walk<P: Panel, S: Sink<Self>>(walk: Walk, sink: &mut S);
     /// Adds to each 32 bits the products of four codes without sign with four activations.
     unsafe fn add_bytes(sums: Ints<Self>, codes: Ints<Self>, word: i32) -> Ints<Self>;
-    /// Adds to each 32 bits the products of two pairs of 16 bits.
-    unsafe fn add_pairs(sums: Ints<Self>, factors: [i16; 2], pair: i32) -> Ints<Self>;
 }
 
 type Ints<V> = <<V as Vnni>::Width as Width>::Ints;
@@ -264,74 +276,57 @@ pub(super) struct Vex256;
 pub(super) struct Evex256;
 /// 512 bits.
 pub(super) struct Evex512;
+/// 512 bits twice. Broadcasts to 512 bits come one a cycle where two multiplications could use one each, so each
+/// has to serve two.
+pub(super) struct Evex512Twice;
 
 macro_rules! vnni {
-    (
-        $name:ident, $features:literal, $width:ty, $ints:ty,
-        $zero:ident, $splat:ident, $add_bytes:ident, $add_pairs:ident
-    ) => {
+    ($name:ident, $features:literal, $width:ty, |$sums:ident, $codes:ident, $word:ident| $add_bytes:expr) => {
         impl Vnni for $name {
             type Width = $width;
 
             #[inline(never)]
             #[target_feature(enable = $features)]
-            unsafe fn tile<P: Panel, const T: usize>(walk: Walk, x: Tokens, out: Results) {
+            unsafe fn walk<P: Panel, S: Sink<Self>>(walk: Walk, sink: &mut S) {
                 // SAFETY: the same contract.
-                unsafe { tile::<P, Self, T>(walk, x, out) }
+                unsafe { walk_blocks::<P, Self, S>(walk, sink) }
             }
 
             #[inline(always)]
-            unsafe fn zero() -> $ints {
+            unsafe fn add_bytes($sums: Ints<Self>, $codes: Ints<Self>, $word: i32) -> Ints<Self> {
                 // SAFETY: the contract of the trait.
-                unsafe { $zero() }
-            }
-
-            #[inline(always)]
-            unsafe fn add_bytes(sums: $ints, codes: $ints, word: i32) -> $ints {
-                // SAFETY: the contract of the trait.
-                unsafe { $add_bytes(sums, codes, $splat(word)) }
-            }
-
-            #[inline(always)]
-            unsafe fn add_pairs(sums: $ints, factors: [i16; 2], pair: i32) -> $ints {
-                let factors = i32::from(factors[0] as u16) | i32::from(factors[1]) << 16;
-                // SAFETY: the contract of the trait.
-                unsafe { $add_pairs(sums, $splat(factors), $splat(pair)) }
+                unsafe { $add_bytes }
             }
         }
     };
 }
 
+vnni!(Vex256, "avxvnni,avx2,fma,f16c", Ymm, |sums, codes, word| {
+    _mm256_dpbusd_avx_epi32(sums, codes, _mm256_set1_epi32(word))
+});
+vnni!(Evex256, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", Ymm, |sums, codes, word| {
+    _mm256_dpbusd_epi32(sums, codes, _mm256_set1_epi32(word))
+});
+vnni!(Evex512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", Zmm, |sums, codes, word| {
+    _mm512_dpbusd_epi32(sums, codes, _mm512_set1_epi32(word))
+});
 vnni!(
-    Vex256,
-    "avxvnni,avx2,fma,f16c",
-    Ymm,
-    __m256i,
-    _mm256_setzero_si256,
-    _mm256_set1_epi32,
-    _mm256_dpbusd_avx_epi32,
-    _mm256_dpwssd_avx_epi32
-);
-vnni!(
-    Evex256,
+    Evex512Twice,
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
-    Ymm,
-    __m256i,
-    _mm256_setzero_si256,
-    _mm256_set1_epi32,
-    _mm256_dpbusd_epi32,
-    _mm256_dpwssd_epi32
+    Twice<Zmm>,
+    |sums, codes, word| {
+        let word = _mm512_set1_epi32(word);
+        [_mm512_dpbusd_epi32(sums[0], codes[0], word), _mm512_dpbusd_epi32(sums[1], codes[1], word)]
+    }
 );
-vnni!(
-    Evex512,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
-    Zmm,
-    __m512i,
-    _mm512_setzero_si512,
-    _mm512_set1_epi32,
-    _mm512_dpbusd_epi32,
-    _mm512_dpwssd_epi32
-);
+
+/// What the codes' offsets take from the sum: each half's sum times its factor.
+#[inline(always)]
+unsafe fn offset<W: Width>(factors: [i16; 2], sums: i32) -> W::Ints {
+    let factors = i32::from(factors[0] as u16) | i32::from(factors[1]) << 16;
+    // SAFETY: the caller keeps the contract of the trait.
+    unsafe { W::multiply_pairs(W::splat_ints(sums), W::splat_ints(factors)) }
+}
 
 /// Adds vectors `from..to` to the sums of each token.
 #[inline(always)]
@@ -349,19 +344,19 @@ unsafe fn add_vectors<V: Vnni, const T: usize>(
     }
 }
 
-/// Sums of (code - offset) * activation over all vectors.
+/// Sums of (code - from) * activation over all vectors.
 #[inline(always)]
 unsafe fn dot_from<V: Vnni, const T: usize>(
     codes: &[Ints<V>; VECTORS],
-    offset: i16,
+    from: i16,
     x: Tokens,
 ) -> [<V::Width as Width>::Floats; T] {
     // SAFETY: the caller keeps the contract of the trait.
     unsafe {
-        let mut sums = [V::zero(); T];
-        if offset != 0 {
+        let mut sums = [V::Width::no_ints(); T];
+        if from != 0 {
             for t in 0..T {
-                sums[t] = V::add_pairs(sums[t], [-offset; 2], x.sums(t));
+                sums[t] = offset::<V::Width>([-from; 2], x.sums(t));
             }
         }
         add_vectors::<V, T>(&mut sums, codes, (0, VECTORS), x);
@@ -376,11 +371,23 @@ unsafe fn dot_from<V: Vnni, const T: usize>(
 impl<V: Vnni> Dots for V {
     type Width = V::Width;
     type Wide = [Ints<V>; VECTORS];
+    type Parts = [<V::Width as Width>::Floats; 2];
 
     #[inline(always)]
-    unsafe fn tile<P: Panel, const T: usize>(walk: Walk, x: Tokens, out: Results) {
+    unsafe fn load_parts(block: Block) -> Self::Parts {
         // SAFETY: the same contract.
-        unsafe { <V as Vnni>::tile::<P, T>(walk, x, out) }
+        unsafe {
+            [
+                V::Width::to_floats(V::Width::load_signed_bytes(block)),
+                V::Width::to_floats(V::Width::load_signed_bytes(block.skip(8))),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn walk<P: Panel, S: Sink<Self>>(walk: Walk, sink: &mut S) {
+        // SAFETY: the same contract.
+        unsafe { <V as Vnni>::walk::<P, S>(walk, sink) }
     }
 
     #[inline(always)]
@@ -404,24 +411,26 @@ impl<V: Vnni> Dots for V {
     }
 
     #[inline(always)]
-    unsafe fn dot_parts<const T: usize>(codes: &Codes<Self>, parts: Block, x: Tokens) -> Sums<Self, T> {
+    unsafe fn dot_parts<const T: usize>(
+        codes: &Codes<Self>,
+        parts: &Self::Parts,
+        x: Tokens,
+    ) -> Sums<Self, T> {
         // SAFETY: the contract of the trait.
         unsafe {
             // Whole numbers below 2^24 all the way (16 * 32 * 127 * 128 twice), so that floats are exact.
-            let first_part = V::Width::to_floats(V::Width::load_signed_bytes(parts));
-            let second_part = V::Width::to_floats(V::Width::load_signed_bytes(parts.skip(8)));
-            let mut first = [V::zero(); T];
-            let mut second = [V::zero(); T];
+            let mut first = [V::Width::no_ints(); T];
+            let mut second = [V::Width::no_ints(); T];
             for t in 0..T {
-                first[t] = V::add_pairs(first[t], [-32, 0], x.sums(t));
-                second[t] = V::add_pairs(second[t], [0, -32], x.sums(t));
+                first[t] = offset::<V::Width>([-32, 0], x.sums(t));
+                second[t] = offset::<V::Width>([0, -32], x.sums(t));
             }
             add_vectors::<V, T>(&mut first, codes, (0, VECTORS / 2), x);
             add_vectors::<V, T>(&mut second, codes, (VECTORS / 2, VECTORS), x);
             let mut sums = [V::Width::zero(); T];
             for t in 0..T {
                 let (first, second) = (V::Width::to_floats(first[t]), V::Width::to_floats(second[t]));
-                sums[t] = V::Width::fused(second, second_part, V::Width::mul(first, first_part));
+                sums[t] = V::Width::fused(second, parts[1], V::Width::mul(first, parts[0]));
             }
             sums
         }

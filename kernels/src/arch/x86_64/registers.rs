@@ -54,6 +54,11 @@ pub(super) trait Width {
     /// The byte of the table that each byte, below 16, names.
     unsafe fn lookup(table: &[u8; 16], indices: Self::Ints) -> Self::Ints;
     unsafe fn to_floats(a: Self::Ints) -> Self::Floats;
+    unsafe fn no_ints() -> Self::Ints;
+    /// 32 bits in every lane.
+    unsafe fn splat_ints(value: i32) -> Self::Ints;
+    /// Sums of two products of 16 bits each.
+    unsafe fn multiply_pairs(a: Self::Ints, b: Self::Ints) -> Self::Ints;
     unsafe fn zero() -> Self::Floats;
     unsafe fn splat(value: *const f32) -> Self::Floats;
     unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats;
@@ -127,6 +132,15 @@ width!(Ymm, 1, __m256i, __m256, {
     fn to_floats(a: __m256i) -> __m256 {
         _mm256_cvtepi32_ps(a)
     }
+    fn no_ints() -> __m256i {
+        _mm256_setzero_si256()
+    }
+    fn splat_ints(value: i32) -> __m256i {
+        _mm256_set1_epi32(value)
+    }
+    fn multiply_pairs(a: __m256i, b: __m256i) -> __m256i {
+        _mm256_madd_epi16(a, b)
+    }
     fn zero() -> __m256 {
         _mm256_setzero_ps()
     }
@@ -191,6 +205,15 @@ width!(Zmm, 2, __m512i, __m512, {
     fn to_floats(a: __m512i) -> __m512 {
         _mm512_cvtepi32_ps(a)
     }
+    fn no_ints() -> __m512i {
+        _mm512_setzero_si512()
+    }
+    fn splat_ints(value: i32) -> __m512i {
+        _mm512_set1_epi32(value)
+    }
+    fn multiply_pairs(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_madd_epi16(a, b)
+    }
     fn zero() -> __m512 {
         _mm512_setzero_ps()
     }
@@ -211,3 +234,147 @@ width!(Zmm, 2, __m512i, __m512, {
         _mm256_storeu_ps(out.add(step).cast(), _mm512_extractf32x8_ps::<1>(a))
     }
 });
+
+/// Two registers that are filled and used alike: what is the same for all rows is fetched once.
+pub(super) struct Twice<W>(core::marker::PhantomData<W>);
+
+impl<W: Width> Width for Twice<W> {
+    const PANELS: usize = 2 * W::PANELS;
+    type Ints = [W::Ints; 2];
+    type Floats = [W::Floats; 2];
+
+    #[inline(always)]
+    unsafe fn load(block: Block) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::load(block), W::load(upper::<W>(block))] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_halves(block: Block) -> Self::Floats {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::load_halves(block), W::load_halves(upper::<W>(block))] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_bytes(block: Block) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::load_bytes(block), W::load_bytes(upper::<W>(block))] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_signed_bytes(block: Block) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::load_signed_bytes(block), W::load_signed_bytes(upper::<W>(block))] }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_bytes(byte: u8) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::splat_bytes(byte), W::splat_bytes(byte)] }
+    }
+
+    #[inline(always)]
+    unsafe fn and(a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::and(a[0], b[0]), W::and(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn or(a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::or(a[0], b[0]), W::or(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn xor(a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::xor(a[0], b[0]), W::xor(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_left<const BITS: u32>(a: Self::Ints) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::shift_left::<BITS>(a[0]), W::shift_left::<BITS>(a[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn shift_right<const BITS: u32>(a: Self::Ints) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::shift_right::<BITS>(a[0]), W::shift_right::<BITS>(a[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn lookup(table: &[u8; 16], indices: Self::Ints) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::lookup(table, indices[0]), W::lookup(table, indices[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn to_floats(a: Self::Ints) -> Self::Floats {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::to_floats(a[0]), W::to_floats(a[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn no_ints() -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::no_ints(), W::no_ints()] }
+    }
+
+    #[inline(always)]
+    unsafe fn splat_ints(value: i32) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::splat_ints(value), W::splat_ints(value)] }
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_pairs(a: Self::Ints, b: Self::Ints) -> Self::Ints {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::multiply_pairs(a[0], b[0]), W::multiply_pairs(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn zero() -> Self::Floats {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::zero(), W::zero()] }
+    }
+
+    #[inline(always)]
+    unsafe fn splat(value: *const f32) -> Self::Floats {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::splat(value), W::splat(value)] }
+    }
+
+    #[inline(always)]
+    unsafe fn mul(a: Self::Floats, b: Self::Floats) -> Self::Floats {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::mul(a[0], b[0]), W::mul(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn fused(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::fused(a[0], b[0], c[0]), W::fused(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn fused_minus(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe { [W::fused_minus(a[0], b[0], c[0]), W::fused_minus(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    unsafe fn store(a: Self::Floats, out: *mut [f32; 8], step: usize) {
+        // SAFETY: the contract of the trait is that of each half.
+        unsafe {
+            W::store(a[0], out, step);
+            W::store(a[1], out.add(W::PANELS * step), step);
+        }
+    }
+}
+
+/// The panels of the upper half.
+#[inline(always)]
+fn upper<W: Width>(block: Block) -> Block {
+    block.skip(W::PANELS * block.step)
+}

@@ -45,7 +45,13 @@ pub(crate) use floats::multiply_floats;
 pub(crate) use quantised::multiply_panels;
 
 /// TEMP
-pub(crate) unsafe fn multiply_rows(format: Format, rows: &[u8], count: usize, x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+pub(crate) unsafe fn multiply_rows(
+    format: Format,
+    rows: &[u8],
+    count: usize,
+    x: &Codes<'_>,
+    out: &mut [[f32; PANEL_ROWS]],
+) {
     portable::multiply_rows(format, rows, count, x, out);
 }
 

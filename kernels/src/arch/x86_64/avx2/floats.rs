@@ -11,6 +11,7 @@
 
 use core::arch::x86_64::*;
 
+use super::super::floats::{self, Lanes};
 use super::{lanes_below, load_halves, sum16};
 use crate::Format;
 use crate::arch::Floats;
@@ -29,7 +30,8 @@ const PREFETCH_BYTES: usize = 12288;
 const LANES: usize = 16;
 
 /// One format of weights: eight of them as f32.
-trait Weight {
+pub(in super::super) trait Weight {
+    /// Bytes of a weight.
     const BYTES: usize;
 
     /// # Safety
@@ -37,9 +39,9 @@ trait Weight {
     unsafe fn load8(at: *const u8) -> __m256;
 }
 
-struct F32;
-struct F16;
-struct BF16;
+pub(in super::super) struct F32;
+pub(in super::super) struct F16;
+pub(in super::super) struct BF16;
 
 impl Weight for F32 {
     const BYTES: usize = 4;
@@ -178,13 +180,27 @@ unsafe fn rows<W: Weight, const R: usize>(
     }
 }
 
+/// Up to eight rows times every token. Few tokens, or columns that end within the lanes, are walked here; the
+/// rest goes to tiles of the width `L`.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C, and what `L` needs.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn strip<W: Weight>(bytes: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32; 8]]) {
+pub(in super::super) unsafe fn strip<L: Lanes, W: Weight>(
+    bytes: &[u8],
+    count: usize,
+    x: &Floats<'_>,
+    out: &mut [[f32; 8]],
+) {
     let row_bytes = x.columns * W::BYTES;
     assert!(count <= 8 && bytes.len() == count * row_bytes, "rows of other columns");
     assert!(x.values.len() == x.tokens * x.columns && out.len() == x.tokens, "values of other columns");
     out.fill([0.0; 8]);
+    if x.tokens >= L::TOKENS && x.columns.is_multiple_of(LANES) {
+        // SAFETY: rows and values were measured above; the caller has what `L` needs.
+        return unsafe { floats::multiply::<L, W>(bytes, count, x, out) };
+    }
     let mut row = 0;
     while row < count {
         let at = bytes[row * row_bytes..].as_ptr();
@@ -207,18 +223,24 @@ fn strip<W: Weight>(bytes: &[u8], count: usize, x: &Floats<'_>, out: &mut [[f32;
 
 /// Up to eight rows of a float format times every token; `out[token][row]`. Panics when lengths do not belong
 /// together.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C, and what `L` needs.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(crate) fn multiply_floats(
+pub(in super::super) unsafe fn multiply<L: Lanes>(
     format: Format,
     rows: &[u8],
     count: usize,
     x: &Floats<'_>,
     out: &mut [[f32; 8]],
 ) {
-    match format {
-        Format::F32 => strip::<F32>(rows, count, x, out),
-        Format::F16 => strip::<F16>(rows, count, x, out),
-        Format::BF16 => strip::<BF16>(rows, count, x, out),
-        _ => unreachable!("{} is no float format", format.name()),
+    // SAFETY: the same contract.
+    unsafe {
+        match format {
+            Format::F32 => strip::<L, F32>(rows, count, x, out),
+            Format::F16 => strip::<L, F16>(rows, count, x, out),
+            Format::BF16 => strip::<L, BF16>(rows, count, x, out),
+            _ => unreachable!("{} is no float format", format.name()),
+        }
     }
 }

@@ -22,13 +22,14 @@ mod rows;
 use core::arch::x86_64::*;
 
 use super::dots::Avx2;
-use super::panels;
+use super::floats::Ymm;
+use super::tiles;
 use crate::Format;
-use crate::arch::Codes;
+use crate::arch::{Codes, Floats};
 
 pub(crate) use attention::{attend, store_head};
 pub(crate) use elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};
-pub(crate) use floats::multiply_floats;
+pub(super) use floats::{Weight, multiply};
 pub(crate) use rows::multiply_rows;
 
 /// Whether this CPU has the features; without `std` whether the build takes them for granted.
@@ -47,7 +48,23 @@ pub(crate) fn runs_here() -> bool {
 /// The CPU has AVX2, FMA and F16C.
 pub(crate) unsafe fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
     // SAFETY: the same contract.
-    unsafe { panels::multiply::<Avx2>(format, panels, x, out) };
+    unsafe { tiles::multiply::<Avx2>(format, panels, x, out) };
+}
+
+/// Up to eight rows of a float format times every token; `out[token][row]`. Panics when lengths do not belong
+/// together.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C.
+pub(crate) unsafe fn multiply_floats(
+    format: Format,
+    rows: &[u8],
+    count: usize,
+    x: &Floats<'_>,
+    out: &mut [[f32; 8]],
+) {
+    // SAFETY: the same contract.
+    unsafe { multiply::<Ymm>(format, rows, count, x, out) };
 }
 
 /// Eight IEEE halves as f32.
@@ -73,7 +90,7 @@ fn sum8(lanes: __m256) -> f32 {
 /// The sum of sixteen lanes in the portable set's order.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn sum16(low: __m256, high: __m256) -> f32 {
+pub(super) fn sum16(low: __m256, high: __m256) -> f32 {
     sum8(_mm256_add_ps(low, high))
 }
 

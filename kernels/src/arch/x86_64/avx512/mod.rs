@@ -3,15 +3,19 @@
 //! For Intel's servers since Cascade Lake (2019), its Ice to Rocket Lake cores, and AMD's since Zen 4 (2022).
 //! Older chips with AVX-512 but no VNNI are left to `avx2`.
 
-use super::dots::{Evex256, Evex512};
-use super::{avx2, panels};
-use crate::arch::Codes;
-use crate::{Format, PANELS_TOGETHER};
+use super::dots::{Evex256, Evex512, Evex512Twice};
+use super::floats::Zmm;
+use super::{avx2, tiles};
+use crate::Format;
+use crate::arch::{Codes, Floats};
 
 pub(crate) use super::avx2::{
-    add, attend, geglu, multiply_floats, multiply_rows, quantize_tile, rms_norm, rope_rotate, scale, softmax,
-    store_head, swiglu,
+    add, attend, geglu, multiply_rows, quantize_tile, rms_norm, rope_rotate, scale, softmax, store_head,
+    swiglu,
 };
+
+/// Panels at once: two registers of two panels.
+pub(crate) const PANELS_TOGETHER: usize = 4;
 
 /// Whether this CPU has the features; without `std` whether the build takes them for granted.
 pub(crate) fn runs_here() -> bool {
@@ -33,10 +37,26 @@ pub(crate) fn runs_here() -> bool {
 pub(crate) unsafe fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
     // SAFETY: the same contract.
     unsafe {
-        if out.len() == PANELS_TOGETHER * x.tokens {
-            panels::multiply::<Evex512>(format, panels, x, out);
-        } else {
-            panels::multiply::<Evex256>(format, panels, x, out);
+        match out.len() / x.tokens.max(1) {
+            PANELS_TOGETHER => tiles::multiply::<Evex512Twice>(format, panels, x, out),
+            2 => tiles::multiply::<Evex512>(format, panels, x, out),
+            _ => tiles::multiply::<Evex256>(format, panels, x, out),
         }
     }
+}
+
+/// Up to eight rows of a float format times every token; `out[token][row]`. Panics when lengths do not belong
+/// together.
+///
+/// # Safety
+/// The CPU has AVX-512 F, BW, DQ, VL and VNNI.
+pub(crate) unsafe fn multiply_floats(
+    format: Format,
+    rows: &[u8],
+    count: usize,
+    x: &Floats<'_>,
+    out: &mut [[f32; 8]],
+) {
+    // SAFETY: the same contract.
+    unsafe { avx2::multiply::<Zmm>(format, rows, count, x, out) };
 }
