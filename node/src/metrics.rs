@@ -75,10 +75,7 @@ type Telling = Pin<Box<dyn Future<Output = Vec<Metric>>>>;
 
 /// All rooms that tell numbers.
 #[derive(Clone, Default)]
-pub struct Metrics(Rc<RefCell<Vec<Teller>>>);
-
-/// A part that tells of itself when it is asked.
-type Teller = Box<dyn Fn() -> Telling>;
+pub struct Metrics(Rc<RefCell<Vec<Box<dyn Fn() -> Telling>>>>);
 
 impl Metrics {
     /// Has a room asked at each look.
