@@ -72,10 +72,11 @@ fn escaped(text: &str) -> String {
 }
 
 type Telling = Pin<Box<dyn Future<Output = Vec<Metric>>>>;
+type Room = Box<dyn Fn() -> Telling>;
 
 /// All rooms that tell numbers.
 #[derive(Clone, Default)]
-pub struct Metrics(Rc<RefCell<Vec<Box<dyn Fn() -> Telling>>>>);
+pub struct Metrics(Rc<RefCell<Vec<Room>>>);
 
 impl Metrics {
     /// Has a room asked at each look.
