@@ -21,8 +21,8 @@ pub(crate) const TASK_WEIGHT_BYTES_MIN: usize = 16 * 1024;
 /// microseconds).
 pub(crate) const TASK_WEIGHT_BYTES_MAX: usize = 128 * 1024;
 
-/// Weight bytes in one task at most when many tokens share them: a task then takes far longer than reading, and
-/// longer walks reread the activations less often.
+/// Weight bytes in one task at most when many tokens share them: a task then takes far longer than reading,
+/// and longer walks reread the activations less often.
 pub(crate) const TASK_SHARED_WEIGHT_BYTES_MAX: usize = 512 * 1024;
 
 /// Weight bytes that are walked together over all tokens: half the second-level cache share of a small core.
@@ -45,8 +45,8 @@ pub(crate) const QUANTIZE_VALUES_ALONE_MAX: usize = 16 * 1024;
 #[cfg(feature = "std")]
 pub(crate) const SPIN_US_MAX: u64 = 40;
 
-/// A thread is late if the others had to wait for it for longer than this, in microseconds (about what waking a
-/// sleeping thread takes at worst) ...
+/// A thread is late if the others had to wait for it for longer than this, in microseconds (about what waking
+/// a sleeping thread takes at worst) ...
 #[cfg(feature = "std")]
 pub(crate) const LATE_US_MIN: u64 = 200;
 
@@ -55,8 +55,8 @@ pub(crate) const LATE_US_MIN: u64 = 200;
 #[cfg(feature = "std")]
 pub(crate) const LATE_TASKS: u32 = 8;
 
-/// Time for which a late thread gets no share, in milliseconds: some turns of the system's scheduler (3 to 4 ms
-/// each), so that a busy neighbour costs one of those turns in so long.
+/// Time for which a late thread gets no share, in milliseconds: some turns of the system's scheduler (3 to 4
+/// ms each), so that a busy neighbour costs one of those turns in so long.
 #[cfg(feature = "std")]
 pub(crate) const SIT_OUT_MS: u64 = 30;
 
@@ -69,11 +69,12 @@ pub(crate) const PANELS_TOGETHER_MAX: usize = 4;
 /// Tokens in one tile of float activations at most: their lanes (512 bytes a token) lie on the stack.
 pub(crate) const FLOAT_TILE_TOKENS_MAX: usize = 48;
 
-/// Tokens in one tile of float activations at least, and what they are a multiple of: whole tiles of registers
-/// for every set.
+/// Tokens in one tile of float activations at least, and what they are a multiple of: whole tiles of
+/// registers for every set.
 pub(crate) const FLOAT_TILE_TOKENS_MIN: usize = 12;
 
-/// Bytes of float activations in one tile: beside a chunk of weights in a second-level cache of half a megabyte.
+/// Bytes of float activations in one tile: beside a chunk of weights in a second-level cache of half a
+/// megabyte.
 pub(crate) const FLOAT_TILE_BYTES_MAX: usize = 384 * 1024;
 
 /// Float weight bytes that are walked together over all tokens: they and the activations come from beyond the
