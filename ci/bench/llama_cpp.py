@@ -75,7 +75,7 @@ def build(kind="native", options=("-DGGML_NATIVE=ON",), targets=("llama",), envi
     done = folder / ".done"
     if not done.exists():
         ninja = tools() / "ninja"
-        say(f"building llama.cpp for {kind} (about 700 s of one core) in {folder}")
+        say(f"building {targets[0]} for {kind}, some minutes, in {folder}")
         setting = {**os.environ, **(environment or {})}
         generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
         command = [tools() / "cmake", "-S", source(), "-B", folder, *generator, *LIBRARY_ONLY, *options]

@@ -9,12 +9,13 @@ pub const HEAD_WIDTH_MAX: usize = 1024;
 /// Threads of one pool; more than any board has, and a bound on what a configuration can ask for.
 pub const THREADS_MAX: usize = 256;
 
-/// Tasks for each thread in one product: enough that a thread which lost its core delays the rest by an
-/// eighth.
-pub(crate) const TASKS_PER_THREAD: usize = 8;
+/// Tasks for each thread in one product: at its end all wait for the last of them, so for up to a sixteenth
+/// of the product's time.
+pub(crate) const TASKS_PER_THREAD: usize = 16;
 
-/// Weight bytes in one task at least: below this, taking a task costs more than it balances.
-pub(crate) const TASK_WEIGHT_BYTES_MIN: usize = 16 * 1024;
+/// Weight bytes in one task at least: half a microsecond of reading; taking a task from one's own lane costs
+/// some tens of nanoseconds.
+pub(crate) const TASK_WEIGHT_BYTES_MIN: usize = 8 * 1024;
 
 /// Weight bytes in one task at most: what a core reads in about twenty microseconds, so that the last thread
 /// to finish a matrix-vector product does not let the others fall asleep (waking one takes tens of
@@ -55,10 +56,15 @@ pub(crate) const LATE_US_MIN: u64 = 200;
 #[cfg(feature = "std")]
 pub(crate) const LATE_TASKS: u32 = 8;
 
-/// Time for which a late thread gets no share, in milliseconds: some turns of the system's scheduler (3 to 4
-/// ms each), so that a busy neighbour costs one of those turns in so long.
+/// Time for which a late thread gets no share at first, in milliseconds: a hiccup costs no more than some
+/// turns of the system's scheduler (3 to 4 ms each) ...
 #[cfg(feature = "std")]
-pub(crate) const SIT_OUT_MS: u64 = 30;
+pub(crate) const SIT_OUT_MS_MIN: u64 = 10;
+
+/// ... and at most: with a neighbour that stays, one such turn is lost in so long; when it has left, the
+/// thread is back unnoticed.
+#[cfg(feature = "std")]
+pub(crate) const SIT_OUT_MS_MAX: u64 = 320;
 
 /// Values of an elementwise operation below which one thread does it alone.
 pub(crate) const ROW_VALUES_ALONE_MAX: usize = 16 * 1024;

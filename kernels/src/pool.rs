@@ -5,7 +5,7 @@
 //! by one from the front, which nobody disturbs until another has nothing left and steals half of what
 //! remains from the back. So fast cores do more, the pieces shrink towards the end, and a thread whose core
 //! was taken by another process delays only the task in its hands. A thread that made the others wait all
-//! the same sits out for a while. Idle threads watch their lane for a bounded time and then sleep.
+//! the same sits out for a while, longer each time that it is late again soon. Idle threads watch their lane for a bounded time and then sleep.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::limits::{LATE_TASKS, LATE_US_MIN, SIT_OUT_MS, SPIN_US_MAX, THREADS_MAX};
+use crate::limits::{LATE_TASKS, LATE_US_MIN, SIT_OUT_MS_MAX, SIT_OUT_MS_MIN, SPIN_US_MAX, THREADS_MAX};
 use crate::parallel::{Parallel, Sequential};
 
 /// Spins between two looks at the clock.
@@ -116,8 +116,30 @@ struct Shared {
 struct Roster {
     /// Number of the last run.
     run: u32,
-    /// Until when each thread sits out.
-    out_until: Vec<Option<Instant>>,
+    /// The last absence of the caller and of each thread.
+    absences: Vec<Option<Absence>>,
+}
+
+/// A time for which a thread sits out.
+#[derive(Clone, Copy)]
+struct Absence {
+    until: Instant,
+    length: Duration,
+}
+
+impl Roster {
+    fn is_out(&self, lane: usize, now: Instant) -> bool {
+        self.absences[lane].is_some_and(|absence| absence.until > now)
+    }
+
+    /// Sends a late thread out: twice as long as the last time if it came back only as long ago as it was out.
+    fn send_out(&mut self, lane: usize, now: Instant) {
+        let (shortest, longest) =
+            (Duration::from_millis(SIT_OUT_MS_MIN), Duration::from_millis(SIT_OUT_MS_MAX));
+        let again = self.absences[lane].filter(|last| now < last.until + last.length);
+        let length = again.map_or(shortest, |last| longest.min(2 * last.length));
+        self.absences[lane] = Some(Absence { until: now + length, length });
+    }
 }
 
 /// A place to sleep; waking costs nothing while nobody sleeps.
@@ -235,15 +257,12 @@ impl Shared {
 
     /// Hands out the units of a run in equal shares to the caller and to those that don't sit out.
     fn hand_out(&self, roster: &mut Roster, units: usize, now: Instant) {
-        for out in roster.out_until.iter_mut() {
-            *out = out.filter(|&until| until > now);
-        }
         roster.run = roster.run.wrapping_add(1);
-        let here = roster.out_until.iter().filter(|out| out.is_none()).count();
-        let (mut first, mut left) = (0, here);
+        let here = || (0..roster.absences.len()).rev().filter(|&lane| !roster.is_out(lane, now));
+        let (mut first, mut left) = (0, here().count());
         // The caller's share comes last, so that the others begin while it is still handing out; which units
         // lie in whose share changes nothing.
-        for (lane, _) in roster.out_until.iter().enumerate().rev().filter(|(_, out)| out.is_none()) {
+        for lane in here() {
             let end = first + (units - first).div_ceil(left);
             // At most `Share::UNITS_MAX`, as `run` grouped the tasks.
             self.lanes[lane].set(Share { run: roster.run, first: first as u16, end: end as u16 });
@@ -274,7 +293,7 @@ impl Pool {
             stopping: AtomicBool::new(false),
             panic: Mutex::new(None),
             caller: Sleep::default(),
-            roster: Mutex::new(Roster { run: 0, out_until: vec![None] }),
+            roster: Mutex::new(Roster { run: 0, absences: Vec::new() }),
         });
         let spawn = |lane: usize| {
             let (shared, start) = (shared.clone(), start.clone());
@@ -286,8 +305,8 @@ impl Pool {
             builder.spawn(work).ok()
         };
         let threads: Vec<JoinHandle<()>> = (1..threads).map_while(spawn).collect();
-        let out_until = vec![None; threads.len() + 1];
-        shared.roster.lock().unwrap_or_else(PoisonError::into_inner).out_until = out_until;
+        let absences = vec![None; threads.len() + 1];
+        shared.roster.lock().unwrap_or_else(PoisonError::into_inner).absences = absences;
         Pool { shared, threads }
     }
 }
@@ -315,8 +334,7 @@ impl Parallel for Pool {
             let late = Duration::from_micros(LATE_US_MIN).max(LATE_TASKS * task_time);
             let now = Instant::now();
             if now - waiting > late {
-                roster.out_until[shared.last.load(Ordering::Relaxed)] =
-                    Some(now + Duration::from_millis(SIT_OUT_MS));
+                roster.send_out(shared.last.load(Ordering::Relaxed), now);
             }
         }
         drop(roster);

@@ -27,6 +27,14 @@ fn candidates() -> Vec<Kernels> {
     Kernels::available().collect()
 }
 
+/// An emulator's processor is known, so a set that goes missing there is an error (`ci/emulators`).
+#[test]
+fn the_sets_that_this_cpu_should_have_are_offered() {
+    let Ok(wanted) = std::env::var("KWAAINET_EXPECT_KERNELS") else { return };
+    let found: Vec<_> = Kernels::available().map(Kernels::name).collect();
+    assert_eq!(found.join(","), wanted);
+}
+
 fn columns(format: Format) -> &'static [usize] {
     match format.block_columns() {
         // The last is more than a block of columns.

@@ -3,6 +3,8 @@
 //! `portable` is complete and the truth. A set for a chip has variants of what dominates on it, with the same
 //! signatures, and `dispatch.rs` sends the rest to `portable`. All give the same bits.
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 pub(crate) mod portable;
 #[cfg(target_arch = "riscv64")]
 pub(crate) mod riscv64;
@@ -89,8 +91,8 @@ pub(crate) struct CodesMut<'a> {
 }
 
 impl CodesMut<'_> {
-    /// Fills the tile from `values`, rows of a whole or broken number of groups: `quantize(values, codes)` takes
-    /// up to 32 values and returns their scale, `sum(codes)` gives the sums of both halves.
+    /// Fills the tile from `values`, rows of a whole or broken number of groups: `quantize(values, codes)`
+    /// takes up to 32 values and returns their scale, `sum(codes)` gives the sums of both halves.
     #[inline(always)]
     pub fn fill(
         self,

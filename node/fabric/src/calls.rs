@@ -181,9 +181,14 @@ impl Method {
             Some(id) => envelope::answer(&id, &result),
             None => plain_answer(result),
         };
+        // An answer on its way takes memory as a request does, and a caller that asks much and reads slowly could
+        // make it grow.
+        let sending = self.budget.reserve(peer, frame.len(), Instant::now());
+        let sending =
+            sending.ok_or_else(|| CallError::Broken("too much is on its way already".to_owned()))?;
         stream.write_all(&frame).await.map_err(broken)?;
         stream.close().await.map_err(broken)?;
-        drop(room);
+        drop((room, sending));
         Ok(())
     }
 }
@@ -216,12 +221,18 @@ fn within_size(result: Result<Vec<u8>, String>, answer_bytes_max: usize) -> Resu
     }
 }
 
-/// Ends when the caller resets the stream. One that merely closed its side still gets its answer.
+/// Ends when the caller is gone. One that merely closed its side still gets its answer: a reset reads as an
+/// end as well, but then nothing can be written either.
 async fn caller_gone<T>(stream: &mut Stream) -> Result<T, CallError> {
     let mut byte = [0];
-    match stream.read(&mut byte).await {
-        Err(error) => Err(broken(error)),
-        Ok(_) => std::future::pending().await,
+    let gone = match stream.read(&mut byte).await {
+        Err(error) => Some(error),
+        Ok(0) => stream.write(&[]).await.err(),
+        Ok(_) => None,
+    };
+    match gone {
+        Some(error) => Err(broken(error)),
+        None => std::future::pending().await,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::behaviour::Behaviour;
 use crate::budget::{Budget, Places};
 use crate::call::{CallError, CallHandler, CallLimits, Remote};
 use crate::calls::{Call, Envelope, Method, within};
-use crate::counters::Counters;
+use crate::counters::{Counters, Counts};
 use crate::error::Error;
 use crate::frames::{Frames, StreamLimits};
 use crate::kept;
@@ -94,6 +94,11 @@ impl Fabric {
     /// When it was stopped.
     pub async fn status(&self) -> Result<Status, Error> {
         self.ask_task(Command::Status).await
+    }
+
+    /// Bytes, streams and calls so far.
+    pub fn counts(&self) -> Counts {
+        self.0.counters.read()
     }
 
     /// Everyone who is known, the furthest come first.
@@ -418,3 +423,6 @@ impl Remote for Fabric {
         Fabric::call(self, peer, method, request, deadline).boxed()
     }
 }
+
+#[cfg(test)]
+mod floods;

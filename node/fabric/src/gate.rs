@@ -27,8 +27,9 @@ use libp2p::{Multiaddr, PeerId};
 
 use crate::counters::Counters;
 use crate::limits::{
-    CONNECTIONS_INBOUND_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_LAN_MAX, CONNECTIONS_PER_PEER_MAX,
-    CONNECTIONS_PER_SUBNET_MAX, DIALS_MAX, HANDSHAKES_INBOUND_MAX, HANDSHAKES_PER_SUBNET_MAX,
+    CONNECTIONS_HERE_MAX, CONNECTIONS_INBOUND_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX,
+    CONNECTIONS_PER_SUBNET_MAX, CONNECTIONS_RELAYED_MAX, DIALS_MAX, HANDSHAKES_HERE_MAX,
+    HANDSHAKES_INBOUND_MAX, HANDSHAKES_PER_SUBNET_MAX,
 };
 use crate::peers::{Book, is_relayed};
 use crate::transport::{Scope, is_local};
@@ -38,8 +39,8 @@ use crate::transport::{Scope, is_local};
 enum Subnet {
     V4([u8; 3]),
     V6([u16; 3]),
-    /// A private network or this machine.
-    Lan,
+    /// One machine of a private network, or this one.
+    Host(IpAddr),
     /// Through a relay: the peer's own address is not known.
     Relayed,
 }
@@ -50,7 +51,7 @@ impl Subnet {
         match ip {
             _ if is_relayed(address) => Subnet::Relayed,
             None => Subnet::Relayed,
-            Some(ip) if is_local(ip) => Subnet::Lan,
+            Some(ip) if is_local(ip) => Subnet::Host(ip),
             Some(IpAddr::V4(ip)) => {
                 let [a, b, c, _] = ip.octets();
                 Subnet::V4([a, b, c])
@@ -64,15 +65,17 @@ impl Subnet {
 
     fn connections_max(self) -> usize {
         match self {
-            Subnet::V4(_) | Subnet::V6(_) => CONNECTIONS_PER_SUBNET_MAX,
-            Subnet::Lan | Subnet::Relayed => CONNECTIONS_PER_LAN_MAX,
+            Subnet::Host(ip) if ip.is_loopback() => CONNECTIONS_HERE_MAX,
+            Subnet::V4(_) | Subnet::V6(_) | Subnet::Host(_) => CONNECTIONS_PER_SUBNET_MAX,
+            Subnet::Relayed => CONNECTIONS_RELAYED_MAX,
         }
     }
 
     fn handshakes_max(self) -> usize {
         match self {
-            Subnet::V4(_) | Subnet::V6(_) => HANDSHAKES_PER_SUBNET_MAX,
-            Subnet::Lan | Subnet::Relayed => HANDSHAKES_INBOUND_MAX,
+            Subnet::Host(ip) if ip.is_loopback() => HANDSHAKES_HERE_MAX,
+            Subnet::V4(_) | Subnet::V6(_) | Subnet::Host(_) => HANDSHAKES_PER_SUBNET_MAX,
+            Subnet::Relayed => HANDSHAKES_HERE_MAX,
         }
     }
 }
@@ -167,7 +170,7 @@ impl Gate {
 
     fn check_handshake(&self, remote: &Multiaddr) -> Result<Subnet, ConnectionDenied> {
         let subnet = Subnet::of(remote);
-        if self.scope == Scope::Lan && !matches!(subnet, Subnet::Lan | Subnet::Relayed) {
+        if self.scope == Scope::Lan && !matches!(subnet, Subnet::Host(_) | Subnet::Relayed) {
             return self.refuse(format!("{remote} is outside, and the node is LAN-only"));
         }
         self.check("incoming handshakes", self.handshakes.len(), HANDSHAKES_INBOUND_MAX)?;
@@ -348,6 +351,27 @@ mod tests {
         }
         assert!(connect(&mut gate, 99, PeerId::random(), "/ip6/2001:db8:1:ffff::1/tcp/1").is_err());
         assert!(connect(&mut gate, 99, PeerId::random(), "/ip6/2001:db8:2::1/tcp/1").is_ok());
+    }
+
+    #[test]
+    fn on_a_lan_each_machine_has_its_share_and_this_one_a_larger() {
+        for (remote, count_max, other) in [
+            ("/ip4/192.168.1.2/tcp/1", CONNECTIONS_PER_SUBNET_MAX, "/ip4/192.168.1.3/tcp/1"),
+            ("/ip4/127.0.0.1/tcp/1", CONNECTIONS_HERE_MAX, "/ip4/127.0.0.2/tcp/1"),
+        ] {
+            let mut gate = gate(Scope::Everywhere);
+            for number in 0..count_max {
+                connect(&mut gate, number, PeerId::random(), remote).unwrap();
+            }
+            assert!(connect(&mut gate, 200, PeerId::random(), remote).is_err());
+            assert!(connect(&mut gate, 201, PeerId::random(), other).is_ok());
+        }
+        let mut gate = gate(Scope::Everywhere);
+        let relayed = format!("/ip4/1.2.3.4/tcp/1/p2p/{}/p2p-circuit", PeerId::random());
+        for number in 0..CONNECTIONS_RELAYED_MAX {
+            connect(&mut gate, number, PeerId::random(), &relayed).unwrap();
+        }
+        assert!(connect(&mut gate, 200, PeerId::random(), &relayed).is_err());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use libp2p::{Multiaddr, PeerId};
-use smol::channel::Sender;
+use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 use smol::{Async, Timer};
 use socket2::{Domain, Protocol, Socket, Type};
@@ -51,6 +51,8 @@ pub(crate) struct Lan {
     pub(crate) service: String,
     pub(crate) own: PeerId,
     pub(crate) listening: Listening,
+    /// Speaks when the node listens elsewhere than before.
+    pub(crate) moves: Receiver<()>,
     pub(crate) seen: Sender<Vec<Seen>>,
 }
 
@@ -62,13 +64,15 @@ struct Interface {
     rate: Rate,
     /// Somebody asked, and we have not yet answered.
     asked: bool,
-    answered: Option<Instant>,
+    /// From when on we may answer.
+    answer_from: Instant,
 }
 
 enum Happening {
     Packet(Packet),
     Query,
     Answer,
+    Moved,
 }
 
 impl Lan {
@@ -94,7 +98,14 @@ impl Lan {
                 };
                 Happening::Answer
             };
-            match packet.race(asking).race(answering).await {
+            let moving = async {
+                match self.moves.recv().await {
+                    Ok(()) => Happening::Moved,
+                    // The node is gone, and this task will be.
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            match packet.race(asking).race(answering).race(moving).await {
                 Happening::Packet((own_ip, packet)) => {
                     if self.on_packet(own_ip, &packet, &mut interfaces).await.is_err() {
                         return;
@@ -111,6 +122,10 @@ impl Lan {
                     interval = (interval * 2).min(LAN_QUERY_INTERVAL);
                 }
                 Happening::Answer => self.answer(&mut interfaces).await,
+                Happening::Moved => {
+                    interval = LAN_QUERY_INTERVAL_MIN;
+                    next_query = Instant::now();
+                }
             }
         }
     }
@@ -118,17 +133,17 @@ impl Lan {
     /// When the next answer is due.
     fn next_answer(&self, interfaces: &HashMap<Ipv4Addr, Interface>) -> Option<Instant> {
         let asked = interfaces.values().filter(|interface| interface.asked);
-        asked.map(|interface| interface.answer_due()).min()
+        asked.map(|interface| interface.answer_from).min()
     }
 
     async fn answer(&self, interfaces: &mut HashMap<Ipv4Addr, Interface>) {
         let now = Instant::now();
         for (own_ip, interface) in interfaces {
-            if !interface.asked || interface.answer_due() > now {
+            if !interface.asked || interface.answer_from > now {
                 continue;
             }
             interface.asked = false;
-            interface.answered = Some(now);
+            interface.answer_from = now + LAN_ANSWER_INTERVAL_MIN;
             let listening = self.listening.read().unwrap_or_else(|poisoned| poisoned.into_inner()).clone();
             let here = own_ip.is_loopback();
             let tellable = listening
@@ -169,13 +184,6 @@ impl Lan {
             Heard::Nothing => {}
         }
         Ok(())
-    }
-}
-
-impl Interface {
-    fn answer_due(&self) -> Instant {
-        let now = Instant::now();
-        self.answered.map_or(now, |answered| answered + LAN_ANSWER_INTERVAL_MIN)
     }
 }
 
@@ -229,8 +237,9 @@ fn look_around(interfaces: &mut HashMap<Ipv4Addr, Interface>) {
         // An interface that can't do multicast is none of ours.
         let Ok(socket) = open(ip) else { continue };
         let per_second = f64::from(LAN_PACKETS_PER_SECOND_MAX);
-        let rate = Rate::new(per_second, per_second, Instant::now());
-        interfaces.insert(ip, Interface { socket, rate, asked: false, answered: None });
+        let now = Instant::now();
+        let rate = Rate::new(per_second, per_second, now);
+        interfaces.insert(ip, Interface { socket, rate, asked: false, answer_from: now });
     }
 }
 

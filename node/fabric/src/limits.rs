@@ -1,8 +1,8 @@
 //! Every bound of the network, with unit and reason.
 //!
 //! Nothing that a peer sends makes the node grow past these. The worst case of buffered bytes is
-//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, and it takes peers that really send them;
-//! `docs/network.md` adds the rest up.
+//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, 128 MiB, and it takes peers that really send
+//! them. A connection itself costs about 75 kB (measured).
 
 use std::time::Duration;
 
@@ -18,12 +18,16 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = 4;
 /// Connections from one public subnet (/24 of IPv4, /48 of IPv6), so that one owner of many addresses leaves
 /// room for others.
 pub const CONNECTIONS_PER_SUBNET_MAX: usize = 16;
-/// The same for a private network or this machine: a whole LAN is one subnet.
-pub const CONNECTIONS_PER_LAN_MAX: usize = 64;
+/// The same from this machine itself, where several nodes may run and one owner decides anyway.
+pub const CONNECTIONS_HERE_MAX: usize = 64;
+/// Incoming connections through relays, whose peers' own addresses nobody sees.
+pub const CONNECTIONS_RELAYED_MAX: usize = 32;
 /// Incoming connections that have not yet proved who they are.
 pub const HANDSHAKES_INBOUND_MAX: usize = 32;
 /// Incoming handshakes from one subnet, so that silent ones from one place leave room for others.
 pub const HANDSHAKES_PER_SUBNET_MAX: usize = 8;
+/// Incoming handshakes from one address of this machine, or through relays.
+pub const HANDSHAKES_HERE_MAX: usize = 16;
 /// Connections that we are opening.
 pub const DIALS_MAX: usize = 32;
 /// Connections opened by strangers beyond which the longest idle of no use is closed, so that there is room
@@ -47,12 +51,13 @@ pub const PING_TIME_MAX: Duration = Duration::from_secs(20);
 pub const STREAM_WINDOW_BYTES: usize = 256 * 1024;
 /// Streams of one connection, both ways together. A peer that opens more loses the connection, by yamux.
 pub const STREAMS_PER_CONNECTION_MAX: usize = 256;
-/// Streams that one connection's peer holds open; more are reset one by one.
-pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 64;
-/// Streams that all peers together hold open: 64 MiB of windows at worst.
-pub const INBOUND_STREAMS_MAX: usize = 256;
+/// Streams that one connection's peer holds open; more are reset one by one. A Hivemind peer that stores a
+/// hundred records opens as many at once.
+pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 160;
+/// Streams that all peers together hold open: 96 MiB of windows at worst.
+pub const INBOUND_STREAMS_MAX: usize = 384;
 /// Inbound streams of one connection that still negotiate their protocol.
-pub const NEGOTIATIONS_MAX: usize = 32;
+pub const NEGOTIATIONS_MAX: usize = INBOUND_STREAMS_PER_CONNECTION_MAX;
 /// From a stream's opening to its protocol.
 pub const NEGOTIATION_TIME_MAX: Duration = Duration::from_secs(10);
 /// A line of the negotiation, in bytes: names are below 100.
@@ -78,10 +83,11 @@ pub const REFUSAL_BYTES_MAX: usize = 4 * 1024;
 pub const BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
 /// The same for one peer: one largest call and a few small ones.
 pub const BYTES_IN_FLIGHT_PER_PEER_MAX: usize = 12 * 1024 * 1024;
-/// Calls and streams that one peer may begin in a burst, all methods together.
-pub const PEER_BURST: u32 = 400;
-/// Calls and streams that one peer may begin each second for long.
-pub const PEER_RATE_PER_SECOND: u32 = 200;
+/// Calls and streams that one peer may begin in a burst, all methods together. A Hivemind peer makes a call of
+/// its own for each record and node: storing two hundred at once is a burst of five hundred and more.
+pub const PEER_BURST: u32 = 4000;
+/// Calls and streams that one peer may begin each second for long: a fifth of a core, when they are pings.
+pub const PEER_RATE_PER_SECOND: u32 = 1000;
 /// The head of a frame, and each further [`FRAME_STEP_BYTES`] of its body, must come within this time: a
 /// slower peer is cut off.
 pub const FRAME_STEP_TIME_MAX: Duration = Duration::from_secs(10);

@@ -168,6 +168,14 @@ impl Book {
         Some(entry)
     }
 
+    /// Has everyone who waits to be dialled again dialled at once.
+    pub(crate) fn retry(&mut self, now: Instant) {
+        for entry in self.entries.values_mut().filter(|entry| entry.redial_at.is_some()) {
+            entry.redial_at = Some(now);
+            entry.attempts = 0;
+        }
+    }
+
     /// Notes that a dial of `peer` began.
     pub(crate) fn dialling(&mut self, peer: PeerId, now: Instant) {
         if let Some(entry) = self.entry(peer, now) {

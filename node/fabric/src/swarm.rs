@@ -16,9 +16,9 @@ use libp2p::kad::{self, QueryId, QueryResult};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, Swarm, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, autonat, identify, noise, relay};
+use libp2p::{Multiaddr, PeerId, autonat, identify, noise, ping, relay};
 use smol::Timer;
-use smol::channel::Receiver;
+use smol::channel::{Receiver, Sender};
 use smol::future::FutureExt;
 
 use crate::behaviour::{Behaviour, BehaviourEvent, COMMON_KADEMLIA, Kademlia, RELAY};
@@ -87,6 +87,8 @@ pub(crate) struct Task {
     /// The discovery on the LAN, which ends when it is dropped, and what it sees.
     lan: Option<(smol::Task<()>, Receiver<Vec<Seen>>)>,
     listening: Listening,
+    /// Tells the discovery that the node listens elsewhere.
+    moved: Option<Sender<()>>,
     /// When known peers are kept next.
     keep_at: Instant,
 }
@@ -119,6 +121,7 @@ impl Task {
             relays: Relays::default(),
             lan: None,
             listening: Listening::default(),
+            moved: None,
             keep_at: Instant::now() + PEERS_FILE_DELAY,
         };
         let now = Instant::now();
@@ -137,7 +140,9 @@ impl Task {
             let (seen, lan) = smol::channel::bounded(LAN_SEEN_WAITING_MAX);
             let (service, own) = (task.settings.service(), *task.swarm.local_peer_id());
             let listening = task.listening.clone();
-            let work = smol::spawn(Lan { service, own, listening, seen }.run());
+            let (moved, moves) = smol::channel::bounded(1);
+            let work = smol::spawn(Lan { service, own, listening, moves, seen }.run());
+            task.moved = Some(moved);
             task.lan = Some((work, lan));
         }
         task
@@ -207,6 +212,10 @@ impl Task {
     fn note_listening(&mut self) {
         let addresses = self.swarm.listeners().filter(|address| !is_relayed(address)).cloned().collect();
         *self.listening.write().unwrap_or_else(|poisoned| poisoned.into_inner()) = addresses;
+        if let Some(moved) = &self.moved {
+            // When one such word waits already, it says the same.
+            let _ = moved.try_send(());
+        }
     }
 
     /// Behind a NAT, has a few relays; elsewhere none.
@@ -271,11 +280,11 @@ impl Task {
             Command::Connect(address, reply) => self.connect(address, reply),
             Command::Find(peer, reply) => {
                 let known = self.book().addresses(peer);
-                if !known.is_empty() {
-                    let _ = reply.send(known);
-                } else if self.finding.len() < WAITERS_MAX {
+                if known.is_empty() && self.finding.len() < WAITERS_MAX {
                     self.finding.entry(peer).or_default().push(reply);
                     self.search(peer);
+                } else {
+                    let _ = reply.send(known);
                 }
             }
             Command::Status(reply) => {
@@ -442,7 +451,12 @@ impl Task {
                     self.on_dial_failed(peer, &error);
                 }
             }
-            SwarmEvent::NewListenAddr { .. } | SwarmEvent::ExpiredListenAddr { .. } => self.note_listening(),
+            SwarmEvent::NewListenAddr { .. } => {
+                self.note_listening();
+                // Another network: whoever could not be reached may be in reach now.
+                self.book().retry(Instant::now());
+            }
+            SwarmEvent::ExpiredListenAddr { .. } => self.note_listening(),
             SwarmEvent::ListenerClosed { listener_id, .. } => {
                 self.relays.ended(listener_id, random(), Instant::now());
                 self.note_listening();
@@ -483,9 +497,7 @@ impl Task {
                 self.on_identified(peer_id, info);
             }
             BehaviourEvent::Ping(event) => {
-                if let Ok(rtt) = event.result {
-                    self.book().pinged(event.peer, rtt);
-                }
+                self.on_ping(event);
             }
             BehaviourEvent::OwnKademlia(event) => self.on_kademlia(Table::Own, event),
             BehaviourEvent::CommonKademlia(event) => self.on_kademlia(Table::Common, event),
@@ -497,6 +509,18 @@ impl Task {
                 ..
             }) => self.relays.given(relay_peer_id),
             _ => {}
+        }
+    }
+
+    fn on_ping(&mut self, event: ping::Event) {
+        match event.result {
+            Ok(rtt) => self.book().pinged(event.peer, rtt),
+            Err(ping::Failure::Unsupported) => {}
+            Err(error) => {
+                // Dead, or as good as: whoever is wanted is dialled again.
+                self.book().failed(event.peer, PeerState::Useful, &words(&error));
+                self.swarm.close_connection(event.connection);
+            }
         }
     }
 

@@ -77,6 +77,11 @@ fn keys_have_the_references_ids() {
     }
 }
 
+/// A tensor's description, which the vectors hold as Python prints it.
+fn is_descriptor(value: &Value) -> bool {
+    matches!(value, Value::Extension(0x51, _))
+}
+
 #[test]
 fn msgpack_is_the_references() {
     let Some(vectors) = wire("msgpack_is_the_references", "vectors.jsonl") else { return };
@@ -94,9 +99,7 @@ fn msgpack_is_the_references() {
             });
             assert_eq!(decoded.entries, entries.collect::<BTreeMap<_, _>>());
             compared += 1;
-        } else if let Some(value) =
-            value(&vector["value"]).filter(|_| !vector["hex"].as_str().unwrap().contains("5188a473697a65"))
-        {
+        } else if let Some(value) = value(&vector["value"]).filter(|_| !is_descriptor(&decoded)) {
             assert_eq!(decoded, value, "{vector}");
             compared += 1;
         }
@@ -127,7 +130,7 @@ fn recorded_messages_are_read_and_written_alike() {
         }
     }
     let counts: Vec<i32> = replayed.into_values().collect();
-    assert_eq!(counts, [79, 78, 9, 9, 38, 36].map(|count| count), "of six kinds");
+    assert_eq!(counts, [79, 78, 9, 9, 38, 36], "of six kinds");
 }
 
 /// What the reference's traces say a message holds is what we read in it.
@@ -145,7 +148,9 @@ fn recorded_messages_hold_what_the_reference_says() {
             assert_eq!(item.key.0[..], bytes("keys"));
             assert_eq!(item.tag, bytes("subkeys"));
             assert_eq!(item.value, bytes("values"));
-            assert_eq!(item.expiration, message["expiration_time"][index].as_f64().unwrap());
+            // The reader of JSON may be off by the last bit.
+            let expiration = message["expiration_time"][index].as_f64().unwrap();
+            assert!((item.expiration - expiration).abs() < 1e-6, "{} {expiration}", item.expiration);
             assert_eq!(item.in_cache, message["in_cache"][index].as_bool().unwrap());
             stores += 1;
         }

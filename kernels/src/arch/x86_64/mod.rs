@@ -1,7 +1,7 @@
 //! Kernel sets of x86-64 processors.
 //!
-//! Panels and many rows of floats have one source for all sets; a set says which registers it fills and how it
-//! multiplies.
+//! Panels and many rows of floats have one source for all sets; a set says which registers it fills and how
+//! it multiplies.
 
 #![allow(
     clippy::needless_range_loop,

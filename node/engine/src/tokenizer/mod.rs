@@ -18,6 +18,8 @@ mod word_piece;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
+use foldhash::fast::RandomState;
+
 use self::merge::{Merger, NONE, Symbol};
 use self::unigram::Unigram;
 use self::vocabulary::{Lookup, PrefixIndex, byte_alphabet};
@@ -40,7 +42,7 @@ pub enum Special {
 }
 
 /// From pairs of ids to the rank of their merge and the merged id.
-type Ranks = HashMap<(u32, u32), (u32, u32)>;
+type Ranks = HashMap<(u32, u32), (u32, u32), RandomState>;
 
 /// How words become pieces.
 #[derive(Debug)]
@@ -351,7 +353,7 @@ fn descending(score: f32) -> u32 {
 /// Finds the ids of every merge rule. A rule whose result is no piece can't be applied and is left out, as
 /// the references do.
 fn resolve_merges(parts: &TokenizerParts, lookup: &Lookup) -> Result<Ranks, Error> {
-    let mut ranks = HashMap::with_capacity(parts.merges.len());
+    let mut ranks = Ranks::with_capacity_and_hasher(parts.merges.len(), RandomState::default());
     let mut joined = String::new();
     for (rank, (left, right)) in parts.merges.iter().enumerate() {
         joined.clear();

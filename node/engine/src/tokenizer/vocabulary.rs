@@ -3,7 +3,9 @@
 //! A vocabulary of 128,000 pieces as separate strings costs an allocation and 24 bytes a piece, twice with a
 //! map of owned keys. Here the bytes lie end to end and the table holds ids only.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
 
 use crate::error::Error;
 use crate::limits::{PIECE_BYTES_MAX, VOCABULARY_BYTES_MAX, VOCABULARY_PIECES_MAX};
@@ -153,7 +155,7 @@ impl Lookup {
     /// lowest id.
     pub fn new(pieces: &Pieces) -> Lookup {
         let slots = (pieces.len() * 2).max(8).next_power_of_two();
-        let mut lookup = Lookup { slots: vec![EMPTY; slots], hasher: RandomState::new() };
+        let mut lookup = Lookup { slots: vec![EMPTY; slots], hasher: RandomState::default() };
         for text in [true, false] {
             for id in 0..pieces.len() as u32 {
                 let bytes = pieces.bytes(id);

@@ -86,16 +86,35 @@ impl Drop for Place {
 }
 
 /// A connection's multiplexer whose streams speak translated names.
-pub(crate) struct Named<M> {
+pub(crate) struct Named<M: StreamMuxer> {
     muxer: M,
+    /// Inbound streams that have a place and are not yet asked for: at most as many as there are places.
+    waiting: VecDeque<NamedStream<M::Substream>>,
     all: Arc<AtomicUsize>,
     own: Arc<AtomicUsize>,
     counters: Arc<Counters>,
 }
 
-impl<M> Named<M> {
+impl<M: StreamMuxer + Unpin> Named<M> {
     pub(crate) fn new(muxer: M, inbound: &InboundStreams) -> Self {
-        Named { muxer, all: inbound.open.clone(), own: Arc::default(), counters: inbound.counters.clone() }
+        let (all, counters) = (inbound.open.clone(), inbound.counters.clone());
+        Named { muxer, waiting: VecDeque::new(), all, own: Arc::default(), counters }
+    }
+
+    /// Takes in what peers opened, and resets what has no place. Else streams would pile up below, each with
+    /// its window, while earlier ones negotiate.
+    fn take_in(&mut self, context: &mut Context<'_>) -> Result<(), M::Error> {
+        while let Poll::Ready(stream) = Pin::new(&mut self.muxer).poll_inbound(context) {
+            let stream = stream?;
+            match Place::take(&self.all, &self.own) {
+                Some(place) => {
+                    self.waiting.push_back(NamedStream::new(stream, Some(place), &self.counters));
+                }
+                // The stream is dropped, so the peer sees it reset; its other streams go on.
+                None => self.counters.streams_refused.add(1),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -112,15 +131,10 @@ where
         context: &mut Context<'_>,
     ) -> Poll<Result<Self::Substream, Self::Error>> {
         let me = self.get_mut();
-        loop {
-            let stream = ready!(Pin::new(&mut me.muxer).poll_inbound(context))?;
-            match Place::take(&me.all, &me.own) {
-                Some(place) => {
-                    return Poll::Ready(Ok(NamedStream::new(stream, Some(place), &me.counters)));
-                }
-                // The stream is dropped, so the peer sees it reset; its other streams go on.
-                None => me.counters.streams_refused.add(1),
-            }
+        me.take_in(context)?;
+        match me.waiting.pop_front() {
+            Some(stream) => Poll::Ready(Ok(stream)),
+            None => Poll::Pending,
         }
     }
 
@@ -138,7 +152,9 @@ where
     }
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<StreamMuxerEvent, Self::Error>> {
-        Pin::new(&mut self.get_mut().muxer).poll(context)
+        let me = self.get_mut();
+        me.take_in(context)?;
+        Pin::new(&mut me.muxer).poll(context)
     }
 }
 
@@ -331,8 +347,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for NamedStream<S> {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let me = self.get_mut();
-        loop {
-            let Some(negotiation) = &mut me.negotiation else { break };
+        while let Some(negotiation) = &mut me.negotiation {
             if !negotiation.inward.is_empty() {
                 let count = io::Read::read(&mut negotiation.inward, buffer)?;
                 me.forget_when_over();
@@ -416,3 +431,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for NamedStream<S> {
         Pin::new(&mut me.stream).poll_close(context)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -62,11 +62,15 @@ macro_rules! load_halves {
             "beqz {delta}, 5f\n",
             "vsetvli zero, {c32}, e8, m1, ta, ma\n",
             "add {t0}, {at}, {delta}\n",
-            "addi {t0}, {t0}, 16 + ", $offset, "\n",
+            "addi {t0}, {t0}, 16 + ",
+            $offset,
+            "\n",
             "vle8.v v16, ({t0})\n",
             "5:\n",
             "vsetivli zero, 16, e8, m1, tu, ma\n",
-            "addi {t0}, {at}, ", $offset, "\n",
+            "addi {t0}, {at}, ",
+            $offset,
+            "\n",
             "vle8.v v16, ({t0})\n",
             "vsetvli zero, {n8}, e16, m1, ta, ma\n",
             "li {t0}, 0x7c00\n",
@@ -77,9 +81,15 @@ macro_rules! load_halves {
             "vsetvli zero, {n8}, e32, m2, ta, mu\n",
             "li {t0}, -0x70000001\n", // 0x8fffffff: all but the copies of the sign
             "vand.vx v18, v18, {t0}\n",
-            "vfmul.vf v", $to, ", v18, {two112}\n",
+            "vfmul.vf v",
+            $to,
+            ", v18, {two112}\n",
             "lui {t0}, 0x7f800\n",
-            "vor.vx v", $to, ", v", $to, ", {t0}, v0.t\n",
+            "vor.vx v",
+            $to,
+            ", v",
+            $to,
+            ", {t0}, v0.t\n",
         )
     };
 }
@@ -94,16 +104,22 @@ macro_rules! load_parts {
             "add {t0}, {parts}, {delta}\n",
             "addi {t0}, {t0}, 24\n",
             "vle8.v v16, ({t0})\n",
-            "addi {t0}, {t0}, ", $step, "\n",
+            "addi {t0}, {t0}, ",
+            $step,
+            "\n",
             "vle8.v v17, ({t0})\n",
             "5:\n",
             "vsetivli zero, 8, e8, m1, tu, ma\n",
             "vle8.v v16, ({parts})\n",
-            "addi {t0}, {parts}, ", $step, "\n",
+            "addi {t0}, {parts}, ",
+            $step,
+            "\n",
             "vle8.v v17, ({t0})\n",
             "vsetvli zero, {n8}, e32, m2, ta, ma\n",
-            $extend, ".vf4 v28, v16\n",
-            $extend, ".vf4 v30, v17\n",
+            $extend,
+            ".vf4 v28, v16\n",
+            $extend,
+            ".vf4 v30, v17\n",
         )
     };
 }
@@ -165,8 +181,12 @@ macro_rules! two_words {
     ($a:literal, $b:literal) => {
         concat!(
             "vsetvli zero, {n8}, e32, m2, ta, ma\n",
-            "lw {t0}, ", $a, "({x})\n",
-            "lw {t1}, ", $b, "({x})\n",
+            "lw {t0}, ",
+            $a,
+            "({x})\n",
+            "lw {t1}, ",
+            $b,
+            "({x})\n",
             "vmv.v.x v16, {t0}\n",
             "vmv.v.x v18, {t1}\n",
             "vsetvli zero, {n32}, e8, m2, ta, ma\n",
@@ -179,10 +199,18 @@ macro_rules! four_words {
     ($a:literal, $b:literal, $c:literal, $d:literal) => {
         concat!(
             "vsetvli zero, {n8}, e32, m2, ta, ma\n",
-            "lw {t0}, ", $a, "({x})\n",
-            "lw {t1}, ", $b, "({x})\n",
-            "lw {t2}, ", $c, "({x})\n",
-            "lw {t3}, ", $d, "({x})\n",
+            "lw {t0}, ",
+            $a,
+            "({x})\n",
+            "lw {t1}, ",
+            $b,
+            "({x})\n",
+            "lw {t2}, ",
+            $c,
+            "({x})\n",
+            "lw {t3}, ",
+            $d,
+            "({x})\n",
             "vmv.v.x v16, {t0}\n",
             "vmv.v.x v18, {t1}\n",
             "vmv.v.x v20, {t2}\n",
@@ -250,10 +278,15 @@ macro_rules! dot_wide {
     ($a:literal, $b:literal, $unit_a:literal, $unit_b:literal, $widen:literal) => {
         concat!(
             two_words!($a, $b),
-            "vwmul.vv v20, v", $unit_a, ", v16\n",
-            "vwmacc.vv v20, v", $unit_b, ", v18\n",
+            "vwmul.vv v20, v",
+            $unit_a,
+            ", v16\n",
+            "vwmacc.vv v20, v",
+            $unit_b,
+            ", v18\n",
             "vsetvli zero, {n32}, e16, m4, ta, ma\n",
-            $widen, "\n",
+            $widen,
+            "\n",
         )
     };
 }
@@ -296,7 +329,9 @@ macro_rules! add_scaled {
             "addi {scales}, {scales}, 4\n",
             "addi {x}, {x}, 32\n",
             "vfcvt.f.x.v v20, v20\n",
-            "vfmul.vf v22, v", $scale, ", {f}\n",
+            "vfmul.vf v22, v",
+            $scale,
+            ", {f}\n",
             "vle32.v v24, ({sum})\n",
             "vfmacc.vv v24, v20, v22\n",
             $minimum,
@@ -309,11 +344,7 @@ macro_rules! add_scaled {
 /// Within [`add_scaled`]: subtracts the rows' minimums in v30 times the token's total.
 macro_rules! subtract_minimum {
     () => {
-        concat!(
-            "flw {f}, ({totals})\n",
-            "addi {totals}, {totals}, 4\n",
-            "vfnmsac.vf v24, {f}, v30\n",
-        )
+        concat!("flw {f}, ({totals})\n", "addi {totals}, {totals}, 4\n", "vfnmsac.vf v24, {f}, v30\n",)
     };
 }
 
