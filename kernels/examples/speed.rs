@@ -1,8 +1,9 @@
 //! Speed of the kernels alone: for each set and format what decoding, batches and prompts reach on this chip.
 //!
-//! It exists to choose tiles and prefetch distances by measurement, without a model. Arguments narrow it down:
-//! `speed [SET,...] [FORMAT,...] [decode,batch,prefill,attention]`, each `all` by default. Every figure is the
-//! best of several runs, since neighbours on a shared machine only ever slow one down; compare those of one call only.
+//! It exists to choose tiles and prefetch distances by measurement, without a model. Arguments narrow it
+//! down: `speed [SET,...] [FORMAT,...] [decode,batch,prefill,attention]`, each `all` by default. Every figure
+//! is the best of several runs, since neighbours on a shared machine only ever slow one down; compare those
+//! of one call only.
 
 use std::hint::black_box;
 use std::time::Instant;

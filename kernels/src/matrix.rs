@@ -165,7 +165,8 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// Sums of the codes of the two halves of 32 columns; as a pair, because one instruction multiplies and adds both.
+/// Sums of the codes of the two halves of 32 columns; as a pair, because one instruction multiplies and adds
+/// both.
 pub type HalfSums = [i16; 2];
 
 /// A cache line of values: rows of whole lines are read without crossing one, which halves the rate of wide
@@ -267,8 +268,8 @@ impl Activations {
         row.saturating_mul(tokens)
     }
 
-    /// Codes, scales and the sums of both halves of the codes, for each 32 columns (the last filled up) of each
-    /// token; `None` until [`crate::Kernels::quantize`] made them.
+    /// Codes, scales and the sums of both halves of the codes, for each 32 columns (the last filled up) of
+    /// each token; `None` until [`crate::Kernels::quantize`] made them.
     ///
     /// Tokens are interleaved in tiles of [`crate::INTERLEAVED_TOKENS`], the last one having what remains:
     /// `[tile][group of 32 columns][token of the tile]`.

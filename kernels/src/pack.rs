@@ -6,8 +6,8 @@
 //! - **Q8_0** (272 bytes, 32 columns): 8 halves `d`, 8 vectors of codes.
 //! - **Q4_0**, **IQ4_NL** (144 bytes, 32 columns): 8 halves `d`, 4 vectors of nibbles: low is column
 //!   `4v + j`, high is `16 + 4v + j`.
-//! - **Q5_0** (176 bytes, 32 columns): 8 halves `d`, a vector of fifth bits, 4 vectors of nibbles as Q4_0. Bit
-//!   `v` of byte `4 * row + j` of the fifth bits belongs to column `4v + j`.
+//! - **Q5_0** (176 bytes, 32 columns): 8 halves `d`, a vector of fifth bits, 4 vectors of nibbles as Q4_0.
+//!   Bit `v` of byte `4 * row + j` of the fifth bits belongs to column `4v + j`.
 //! - **Q4_K** (1184 bytes, 256 columns): 8 halves `d`, 8 halves `dmin`, 8 x 8 bytes scales (sub-block, row),
 //!   8 x 8 bytes minimums, then for each pair of sub-blocks 8 vectors of nibbles, the even sub-block low.
 //! - **Q5_K** (1440 bytes, 256 columns): as Q4_K, and before the nibbles of each pair of sub-blocks a vector

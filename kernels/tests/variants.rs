@@ -10,11 +10,13 @@ use kwaainet_kernels::{
 };
 use support::{Numbers, Shifted, assert_same_bits, layouts, packed, product, weights};
 
-const ROWS: [usize; 6] = [0, 1, 7, 8, 9, 17];
+/// Rows around one panel, and around the four that the widest registers take at once.
+const ROWS: [usize; 8] = [0, 1, 7, 8, 9, 17, 32, 41];
 const TOKENS: [usize; 10] = [0, 1, 2, 3, 4, 5, 7, 8, 33, 65];
 /// Row lengths for what works on single rows: around the lanes of every vector unit.
 const LENGTHS: [usize; 16] = [1, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 64, 100, 257, 1000];
-const WIDTHS: [usize; 8] = [8, 16, 32, 64, 80, 96, 128, 256];
+/// The last is wider than what any set keeps of a page as floats.
+const WIDTHS: [usize; 9] = [8, 16, 32, 64, 80, 96, 128, 256, 288];
 /// Ends of attention around the borders of pages.
 const ENDS: [usize; 7] = [1, 31, 32, 33, 64, 65, 130];
 /// Sizes of values: ordinary, none, denormal, and as large as sums can bear.
@@ -35,7 +37,8 @@ fn the_sets_that_this_cpu_should_have_are_offered() {
 
 fn columns(format: Format) -> &'static [usize] {
     match format.block_columns() {
-        1 => &[0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 64, 100],
+        // The last is more than a block of columns.
+        1 => &[0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 40, 64, 100, 1040],
         32 => &[0, 32, 64, 96, 160],
         _ => &[0, 256, 512],
     }

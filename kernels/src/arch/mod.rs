@@ -91,8 +91,8 @@ pub(crate) struct CodesMut<'a> {
 }
 
 impl CodesMut<'_> {
-    /// Fills the tile from `values`, rows of a whole or broken number of groups: `quantize(values, codes)` takes
-    /// up to 32 values and returns their scale, `sum(codes)` gives the sums of both halves.
+    /// Fills the tile from `values`, rows of a whole or broken number of groups: `quantize(values, codes)`
+    /// takes up to 32 values and returns their scale, `sum(codes)` gives the sums of both halves.
     #[inline(always)]
     pub fn fill(
         self,

@@ -1,7 +1,7 @@
 //! x86-64 with AVX-VNNI beside AVX2, FMA and F16C.
 //!
-//! For Intel's Alder Lake (2021) and later, their small siblings (N100) and AMD's Zen 5. One `vpdpbusd` does what
-//! takes AVX2 two or three instructions; all else is the set `avx2`.
+//! For Intel's Alder Lake (2021) and later, their small siblings (N100) and AMD's Zen 5. One `vpdpbusd` does
+//! what takes AVX2 two or three instructions; all else is the set `avx2`.
 //!
 //! Compiled; its 256-bit form ran on our machines with EVEX encoding, as the set `avx512` uses it for single
 //! panels. Not run on such a chip.

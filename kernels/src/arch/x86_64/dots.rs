@@ -1,8 +1,11 @@
 //! Exact dot products of 32 columns: weight codes of one or two panels with the codes of some tokens.
 //!
-//! AVX2 multiplies bytes to pairs of 16 bits and keeps sums there as long as they fit; VNNI adds four products
-//! to 32 bits at once. Both want weights without sign and activations with one, so codes are counted from
-//! their lowest value, and the sum of the activations, known in advance, puts that right.
+//! AVX2 multiplies bytes to pairs of 16 bits and keeps sums there as long as they fit; VNNI adds four
+//! products to 32 bits at once. Both want weights without sign and activations with one, so codes are counted
+//! from their lowest value, and the sum of the activations, known in advance, puts that right.
+//!
+//! AVX2 takes codes of eight bits as two nibbles, so that 16-bit sums hold over all of a group; moving signs
+//! to the activations (`vpsignb`) widens every product at once and takes as many instructions.
 
 use core::arch::x86_64::*;
 
@@ -80,8 +83,8 @@ pub(super) trait Dots: Sized {
     /// For each token the sums of (code - 128) * activation.
     unsafe fn dot_wide<const T: usize>(codes: &Self::Wide, x: Tokens) -> Sums<Self, T>;
 
-    /// For each token the sum over both halves of the half's factor times the sum of (code - 32) * activation;
-    /// codes are at most 63.
+    /// For each token the sum over both halves of the half's factor times the sum of (code - 32) *
+    /// activation; codes are at most 63.
     unsafe fn dot_parts<const T: usize>(codes: &Codes<Self>, parts: &Self::Parts, x: Tokens)
     -> Sums<Self, T>;
 }
@@ -134,8 +137,8 @@ impl Dots for Avx2 {
     type Width = Ymm;
     /// Low and high nibbles.
     type Wide = [[__m256i; VECTORS]; 2];
-    /// Each row's factor twice in its 32 bits, for the first and for the second half, so that one multiplication
-    /// applies it and widens sums of 16 bits; then both, times 32.
+    /// Each row's factor twice in its 32 bits, for the first and for the second half, so that one
+    /// multiplication applies it and widens sums of 16 bits; then both, times 32.
     type Parts = [__m256i; 3];
 
     #[inline(always)]
@@ -274,11 +277,9 @@ type Ints<V> = <<V as Vnni>::Width as Width>::Ints;
 pub(super) struct Vex256;
 /// 256 bits as AVX-512 encodes it (EVEX).
 pub(super) struct Evex256;
-/// 512 bits.
+/// 512 bits, two of them. Broadcasts to 512 bits come one a cycle where two multiplications could use one
+/// each, so each has to serve two.
 pub(super) struct Evex512;
-/// 512 bits twice. Broadcasts to 512 bits come one a cycle where two multiplications could use one each, so each
-/// has to serve two.
-pub(super) struct Evex512Twice;
 
 macro_rules! vnni {
     ($name:ident, $features:literal, $width:ty, |$sums:ident, $codes:ident, $word:ident| $add_bytes:expr) => {
@@ -307,11 +308,8 @@ vnni!(Vex256, "avxvnni,avx2,fma,f16c", Ymm, |sums, codes, word| {
 vnni!(Evex256, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", Ymm, |sums, codes, word| {
     _mm256_dpbusd_epi32(sums, codes, _mm256_set1_epi32(word))
 });
-vnni!(Evex512, "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c", Zmm, |sums, codes, word| {
-    _mm512_dpbusd_epi32(sums, codes, _mm512_set1_epi32(word))
-});
 vnni!(
-    Evex512Twice,
+    Evex512,
     "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c",
     Twice<Zmm>,
     |sums, codes, word| {

@@ -1,8 +1,9 @@
-//! Many tokens times rows of floats: weights become f32 once for all of them, and tiles of rows and tokens share
-//! every load.
+//! Many tokens times rows of floats, in tiles of registers.
 //!
-//! Sixteen lanes for each row and token, as the portable set defines. Columns are walked in blocks whose weights
-//! stay in the first-level cache; lanes wait in memory from one block to the next.
+//! Weights become f32 once for all tokens, and tiles of rows and tokens share every load. Sixteen lanes for
+//! each row and token, as the portable set defines. Columns are walked in blocks whose weights stay in the
+//! first-level cache; lanes wait in memory from one block to the next. Columns that are no multiple of
+//! sixteen, and fewer tokens than a tile, are walked by the set `avx2`.
 
 use core::arch::x86_64::*;
 

@@ -1,4 +1,12 @@
 //! Kernel sets of x86-64 processors.
+//!
+//! Panels and many rows of floats have one source for all sets; a set says which registers it fills and how
+//! it multiplies.
+
+#![allow(
+    clippy::needless_range_loop,
+    reason = "tiles of registers are addressed by vector, head, row, token and lane alike"
+)]
 
 pub(crate) mod avx2;
 pub(crate) mod avx512;

@@ -1,9 +1,9 @@
 //! Panels of every format that has them, taken apart group by group in any width of registers.
 //!
-//! One register is four columns of eight rows or more, so four activation codes broadcast to all rows meet it in
-//! one multiplication, and sums never cross lanes: a lane of every accumulator is one row from the first column
-//! to the last. Integer sums are exact and the few float operations come in the order that the portable set
-//! defines, so the bits agree.
+//! One register is four columns of eight rows or more, so four activation codes broadcast to all rows meet it
+//! in one multiplication, and sums never cross lanes: a lane of every accumulator is one row from the first
+//! column to the last. Integer sums are exact and the few float operations come in the order that the
+//! portable set defines, so the bits agree.
 
 use super::dots::{Codes, Dots, Tokens, VECTORS};
 use super::registers::{Block, Width};
@@ -324,8 +324,8 @@ impl Panel for Q5K {
     }
 }
 
-/// One quarter of half `half` of a block of Q6_K, 32 columns. Quarters 0 and 1 take the low nibbles, 2 and 3 the
-/// high ones; each takes its own two of the upper bits.
+/// One quarter of half `half` of a block of Q6_K, 32 columns. Quarters 0 and 1 take the low nibbles, 2 and 3
+/// the high ones; each takes its own two of the upper bits.
 #[inline(always)]
 unsafe fn quarter<D: Dots, const QUARTER: usize>(block: Block, half: usize) -> Halves<D> {
     // SAFETY: the caller has the features and the block.

@@ -1,7 +1,7 @@
 //! Registers of 256 and 512 bits behind one face: four columns of eight or sixteen rows.
 //!
-//! Everything here is inlined into functions that ask for the features, so that one source serves every set of
-//! this instruction set architecture.
+//! Everything here is inlined into functions that ask for the features, so that one source serves every set
+//! of this instruction set architecture.
 
 use core::arch::x86_64::*;
 
@@ -78,7 +78,10 @@ pub(super) struct Zmm;
 
 macro_rules! width {
     ($name:ident, $panels:literal, $ints:ty, $floats:ty, {
-        $(fn $function:ident $(<const $bits:ident: u32>)? ($($argument:ident: $type:ty),*) -> $result:ty $body:block)*
+        $(
+            fn $function:ident $(<const $bits:ident: u32>)?
+            ($($argument:ident: $type:ty),*) -> $result:ty $body:block
+        )*
     }) => {
         impl Width for $name {
             const PANELS: usize = $panels;

@@ -10,6 +10,7 @@
 //! head's width that is no multiple of eight is left to portable. Q8_0 is a third slower than halves.
 
 use core::arch::x86_64::*;
+use core::mem::MaybeUninit;
 
 use super::elementwise::{exp8, quantize_block};
 use super::{load_halves, sum8};
@@ -102,6 +103,46 @@ impl Rows<'_> {
             }
         }
     }
+}
+
+/// Widest head whose rows of bytes become floats a page at a time: a page of them is 32 KiB.
+const WIDENED_WIDTH_MAX: usize = 256;
+
+/// Floats of such a page.
+const WIDENED_VALUES: usize = KV_PAGE_TOKENS * WIDENED_WIDTH_MAX;
+
+/// Makes a page's rows of bytes floats, once for all heads where each tile of heads would do it again.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen<'a, const ROOM: usize>(
+    rows: &Rows<'_>,
+    width: usize,
+    room: &'a mut MaybeUninit<[f32; ROOM]>,
+) -> Rows<'a> {
+    assert!(
+        rows.count * width <= ROOM && width.is_multiple_of(QUANT_BLOCK),
+        "wider rows than there is room for"
+    );
+    assert!(rows.bytes.len() == rows.count * rows.row_bytes, "rows of another length");
+    let values = room.as_mut_ptr().cast::<f32>();
+    for index in 0..rows.count {
+        rows.prefetch::<1>(index);
+        let row = &rows.bytes[index * rows.row_bytes..][..rows.row_bytes];
+        for (group, block) in row.as_chunks::<{ 2 + QUANT_BLOCK }>().0.iter().enumerate() {
+            let scale = _mm256_cvtph_ps(_mm_set1_epi16(i16::from_le_bytes([block[0], block[1]])));
+            for (part, codes) in block[2..].as_chunks::<LANES>().0.iter().enumerate() {
+                // SAFETY: eight codes; the row's floats are in the room, as checked; no alignment asked.
+                unsafe {
+                    let codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(codes.as_ptr().cast()));
+                    let at = values.add(index * width + group * QUANT_BLOCK + part * LANES);
+                    _mm256_storeu_ps(at, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(codes)));
+                }
+            }
+        }
+    }
+    // SAFETY: so many floats of four bytes were written just now, and are borrowed with the room.
+    let bytes = unsafe { core::slice::from_raw_parts(values.cast::<u8>(), 4 * rows.count * width) };
+    Rows { bytes, row_bytes: 4 * width, count: rows.count, next: core::ptr::null() }
 }
 
 /// Sums of eight registers of eight lanes each, in the order of `sum8`.
@@ -329,15 +370,18 @@ fn store8(lanes: __m256) -> [f32; LANES] {
     values
 }
 
-/// Attends for at most [`HEADS_MAX`] heads.
+/// Attends for at most [`HEADS_MAX`] heads. With `ROOM` for a page of floats, rows of bytes are widened to
+/// `C` first.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn attend_heads<C: Cached>(group: &HeadGroup<'_>, query: &[f32], out: &mut [f32]) {
+fn attend_heads<C: Cached, const ROOM: usize>(group: &HeadGroup<'_>, query: &[f32], out: &mut [f32]) {
     let width = group.head_width;
     let row_bytes = group.kind.head_bytes(width).expect("the shape was checked");
     let mut largest = [f32::NEG_INFINITY; HEADS_MAX];
     let mut sum = [0.0; HEADS_MAX];
     out.fill(0.0);
 
+    let mut key_room = MaybeUninit::<[f32; ROOM]>::uninit();
+    let mut value_room = MaybeUninit::<[f32; ROOM]>::uninit();
     let mut pages = group.clipped_pages().peekable();
     while let Some((page, slots)) = pages.next() {
         let next_page = pages.peek().map(|(next, _)| next.as_ptr());
@@ -350,9 +394,13 @@ fn attend_heads<C: Cached>(group: &HeadGroup<'_>, query: &[f32], out: &mut [f32]
             Rows { bytes: &page[offset..][..slots.len() * row_bytes], row_bytes, count: slots.len(), next }
         };
         let mut head = 0;
+        let widened = (ROOM > 0).then(|| {
+            let (keys, values) = (rows_of(group.keys_offset, true), rows_of(group.values_offset, true));
+            (widen(&keys, width, &mut key_room), widen(&values, width, &mut value_room))
+        });
         while head < query.len() / width {
-            let (keys, values) =
-                (rows_of(group.keys_offset, head == 0), rows_of(group.values_offset, head == 0));
+            let rows = (rows_of(group.keys_offset, head == 0), rows_of(group.values_offset, head == 0));
+            let (keys, values) = widened.as_ref().unwrap_or(&rows);
             macro_rules! attend_page {
                 ($heads:literal, $rows:literal) => {{
                     let values_range = head * width..(head + $heads) * width;
@@ -366,7 +414,7 @@ fn attend_heads<C: Cached>(group: &HeadGroup<'_>, query: &[f32], out: &mut [f32]
                     };
                     // SAFETY: the features are this function's own; rows are as wide as heads by `row_bytes`,
                     // a multiple of eight by the check in `attend`.
-                    unsafe { heads.attend_page::<C, $rows>(&keys, &values) };
+                    unsafe { heads.attend_page::<C, $rows>(keys, values) };
                     head += $heads;
                 }};
             }
@@ -393,9 +441,12 @@ pub(crate) fn attend(group: &HeadGroup<'_>, out: &mut [f32]) {
     let values_max = HEADS_MAX * group.head_width;
     for (query, out) in group.query.chunks(values_max).zip(out.chunks_mut(values_max)) {
         match group.kind {
-            KvKind::F32 => attend_heads::<F32>(group, query, out),
-            KvKind::F16 => attend_heads::<F16>(group, query, out),
-            KvKind::Q8_0 => attend_heads::<Q8_0>(group, query, out),
+            KvKind::F32 => attend_heads::<F32, 0>(group, query, out),
+            KvKind::F16 => attend_heads::<F16, 0>(group, query, out),
+            KvKind::Q8_0 if group.head_width <= WIDENED_WIDTH_MAX => {
+                attend_heads::<F32, WIDENED_VALUES>(group, query, out)
+            }
+            KvKind::Q8_0 => attend_heads::<Q8_0, 0>(group, query, out),
         }
     }
 }

@@ -4,15 +4,9 @@
 //! for these three features and is unsafe to call without them; `runs_here` says whether they are there. All
 //! give the bits of the portable set.
 //!
-//! Figures in the heads of the files were measured on two shared cores of an AMD EPYC (Zen 5) server with
+//! Figures in the heads of these files were measured on two shared cores of an AMD EPYC (Zen 5) server with
 //! other work beside them, best of several runs, each against the portable set and the plain read of the same
-//! memory in the same process. On such a chip the set does not use what it could: AVX-512 and VNNI are for a
-//! set of their own.
-
-#![allow(
-    clippy::needless_range_loop,
-    reason = "tiles of registers are addressed by head, row, token and lane alike"
-)]
+//! memory in the same process. Panels are multiplied by source that all sets share.
 
 mod attention;
 mod elementwise;
