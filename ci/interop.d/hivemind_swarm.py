@@ -20,12 +20,11 @@ import sys
 import time
 
 import compatibility  # noqa: F401  (before hivemind's users)
+from hivemind import MSGPackSerializer, TimedStorage, ValueWithExpiration, get_dht_time
 from hivemind.dht import DHT
 from hivemind.dht.routing import DHTID
 from hivemind.p2p import PeerID
 from hivemind.proto import dht_pb2, runtime_pb2
-from hivemind.utils.serializer import MSGPackSerializer
-from hivemind.utils.timed_storage import TimedStorage, ValueWithExpiration, get_dht_time
 
 
 def say(**fields):
@@ -139,7 +138,7 @@ class Check:
 
 def lookup(dht, prefix, blocks):
     """What a Petals client finds: for each block, the servers and every field that they announce."""
-    from petals.utils.dht import get_remote_module_infos
+    from petals.client.routing.sequence_manager import get_remote_module_infos
 
     uids = [f"{prefix}.{block}" for block in range(blocks)]
     infos = get_remote_module_infos(dht, uids, latest=True)
@@ -179,7 +178,7 @@ def main():
         # Before the peers' processes part from this one.
         import petals.server.handler  # noqa: F401
         import petals.server.reachability  # noqa: F401
-        import petals.utils.dht  # noqa: F401
+        import petals.client.routing.sequence_manager  # noqa: F401
     dhts, initial = [], arguments.initial_peers
     try:
         for _ in range(arguments.count):

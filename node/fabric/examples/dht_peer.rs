@@ -275,7 +275,8 @@ fn show(value: &Value) -> Json {
         Value::List(values) => json!({ "list": list(values) }),
         Value::Tuple(values) => json!({ "tuple": list(values) }),
         Value::Map(pairs) => {
-            json!({ "dict": pairs.iter().map(|(key, value)| json!([show(key), show(value)])).collect::<Vec<_>>() })
+            let pairs = pairs.iter().map(|(key, value)| json!([show(key), show(value)]));
+            json!({ "dict": pairs.collect::<Vec<_>>() })
         }
         Value::Extension(kind, bytes) => json!({ "extension": [kind, HEXLOWER.encode(bytes)] }),
     }

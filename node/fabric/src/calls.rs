@@ -181,8 +181,8 @@ impl Method {
             Some(id) => envelope::answer(&id, &result),
             None => plain_answer(result),
         };
-        // An answer on its way takes memory as a request does, and a caller that asks much and reads slowly could
-        // make it grow.
+        // An answer on its way takes memory as a request does: who asks much and reads slowly must not make
+        // it grow.
         let sending = self.budget.reserve(peer, frame.len(), Instant::now());
         let sending =
             sending.ok_or_else(|| CallError::Broken("too much is on its way already".to_owned()))?;

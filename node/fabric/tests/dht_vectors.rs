@@ -1,7 +1,7 @@
 //! Golden bytes of the DHT: the reference's own, read and written again.
 //!
-//! Vectors and traces of a real Hivemind and a real Petals swarm are in ../shared/interop/wire; a few bytes of
-//! the wire specification, and one record signed by the reference, are here.
+//! Vectors and traces of a real Hivemind and a real Petals swarm are in ../shared/interop/wire; a few bytes
+//! of the wire specification, and one record signed by the reference, are here.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

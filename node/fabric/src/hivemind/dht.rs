@@ -1,8 +1,8 @@
 //! A node of the DHT: what it knows, and how it speaks to other nodes.
 //!
 //! This file holds the node's state and the calls that it makes; [`super::server`] answers those of others,
-//! [`super::search`] finds the nodes nearest to a key, and [`super::records`] stores and gets over all of them.
-//! A [`Dht`] is a handle; the last one dropped ends the node.
+//! [`super::search`] finds the nodes nearest to a key, and [`super::records`] stores and gets over all of
+//! them. A [`Dht`] is a handle; the last one dropped ends the node.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};

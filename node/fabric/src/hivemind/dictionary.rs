@@ -1,8 +1,8 @@
 //! A dictionary value: records under one key, told apart by subkeys, each with its own expiration.
 //!
 //! Wire protocols, sections 4.3 and 4.4. On the wire a subkey is msgpack, and inside a dictionary it is the
-//! value that this msgpack holds; here a subkey is always kept as its msgpack, in shortest form, so that equal
-//! subkeys are equal bytes.
+//! value that this msgpack holds; here a subkey is always kept as its msgpack, in shortest form, so that
+//! equal subkeys are equal bytes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! What a node says about the blocks it serves, in Petals' and KwaaiNet's words.
 //!
-//! Wire protocols, sections 5.1 to 5.5 and 8.1 to 8.3. [`Announcement`] is the plain description; from it come
-//! the records of the DHT and the answer to `rpc_info`, by which the public health monitor counts a node as
-//! reachable. Python's readers are strict: rates are floats, block numbers are integers.
+//! Wire protocols, sections 5.1 to 5.5 and 8.1 to 8.3. [`Announcement`] is the plain description; from it
+//! come the records of the DHT and the answer to `rpc_info`, by which the public health monitor counts a node
+//! as reachable. Python's readers are strict: rates are floats, block numbers are integers.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,8 @@
 //! Reading and writing protobuf fields one by one.
 //!
-//! The messages that we share with Hivemind and Petals are few and flat. Written by hand over quick-protobuf's
-//! reader and writer, they need no compiler at build time, and each field is checked and counted as it comes,
-//! before anything is kept.
+//! The messages that we share with Hivemind and Petals are few and flat. Written by hand over
+//! quick-protobuf's reader and writer, they need no compiler at build time, and each field is checked and
+//! counted as it comes, before anything is kept.
 
 use std::borrow::Cow;
 

@@ -1,9 +1,9 @@
 //! Telling other nodes whether they can be reached.
 //!
-//! Wire protocols, section 5.11. A node that starts asks some peers to call it; if half of them can, it serves.
-//! The answer is worth something only if the call needs a new connection, since over the one that the asker
-//! opened it always succeeds. So others are called through a `probe`, a second peer of ours that nobody is
-//! connected to. A node without one can speak for itself alone, and says so; Petals then asks the next.
+//! Wire protocols, section 5.11. A node that starts asks some peers to call it; if half of them can, it
+//! serves. The answer is worth something only if the call needs a new connection, since over the one that the
+//! asker opened it always succeeds. So others are called through a `probe`, a second peer of ours that nobody
+//! is connected to. A node without one can speak for itself alone, and says so; Petals then asks the next.
 
 use std::sync::Arc;
 

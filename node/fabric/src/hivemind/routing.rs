@@ -2,7 +2,8 @@
 //!
 //! Wire protocols, section 4.8. A bucket holds the nodes whose ids begin with the same bits. A full one is
 //! divided if it holds our own id or lies at no multiple of five levels; otherwise newcomers wait until a
-//! member that was silent for long is found gone. Members stand in the order in which they were last heard of.
+//! member that was silent for long is found gone. Members stand in the order in which they were last heard
+//! of.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};

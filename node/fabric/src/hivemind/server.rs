@@ -121,8 +121,8 @@ impl Dht {
         }
     }
 
-    /// Keeps what `from` brings, and tells for each item whether it is kept. The protocol has no words for why
-    /// not.
+    /// Keeps what `from` brings, and tells for each item whether it is kept. The protocol has no words for
+    /// why not.
     pub(super) async fn keep_all(&self, from: PeerId, items: Vec<StoreItem>) -> Vec<bool> {
         let mut kept = Vec::with_capacity(items.len());
         let mut steps = 0;

@@ -1,10 +1,10 @@
 //! The records that a node keeps for others, within a fixed number of bytes and fairly.
 //!
-//! Wire protocols, section 4.6. A record is a plain value or a dictionary of entries; each value and each entry
-//! has an expiration, and only a later one replaces it. Two things are ours. First, when the room is full, the
-//! peer that takes most of it loses what expires first, so a flood only drowns itself; the same holds inside a
-//! dictionary. Second, an entry whose subkey is a peer id belongs to that peer: what it stored itself stands
-//! until it expires, and others can't replace it.
+//! Wire protocols, section 4.6. A record is a plain value or a dictionary of entries; each value and each
+//! entry has an expiration, and only a later one replaces it. Two things are ours. First, when the room is
+//! full, the peer that takes most of it loses what expires first, so a flood only drowns itself; the same
+//! holds inside a dictionary. Second, an entry whose subkey is a peer id belongs to that peer: what it stored
+//! itself stands until it expires, and others can't replace it.
 //!
 //! Every step costs O(log n): what is evicted is found by order, never by search.
 
@@ -36,8 +36,8 @@ impl Ord for Time {
     }
 }
 
-/// A peer for whom something is kept: its id's hash under a secret key, since ids are long and come with every
-/// record.
+/// A peer for whom something is kept: its id's hash under a secret key, since ids are long and come with
+/// every record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Owner(u64);
 

@@ -1,6 +1,6 @@
-//! A network in memory: nodes of the DHT that call each other's handlers, with losses, deaths and a clock that
-//! tests turn.
+//! A network in memory: nodes of the DHT that call each other's handlers.
 //!
+//! It loses calls, nodes die in it, and its clock is turned by the tests.
 //! What gets lost is drawn by a generator with a seed, so that a failure can be looked at again. A lost call
 //! fails at once, as if its deadline had passed.
 
