@@ -1,11 +1,11 @@
 //! Panels times int8 activations, four products in each 64-bit multiplication.
 //!
-//! Eight bytes of a panel are four columns of two rows. Their even bytes, masked out, are numbers a, b (first row)
-//! and c, d (second row) in fields of sixteen bits; times `x_b + x_a * 2^16` the second field gathers
-//! `a x_a + b x_b` and the fourth `c x_a + d x_b`: two columns of both rows. The other fields gather what is of no
-//! use. Codes count from their middle, so that sums stay within a field for as many columns as [`Panel::WORDS`] says,
-//! and a field's sign borrows from the next one in a known way. Eight-bit codes have no room for that; theirs are
-//! two fields of 32 bits and two products a multiplication.
+//! Eight bytes of a panel are four columns of two rows. Their even bytes, masked out, are numbers a, b (first
+//! row) and c, d (second row) in fields of sixteen bits; times `x_b + x_a * 2^16` the second field gathers `a
+//! x_a + b x_b` and the fourth `c x_a + d x_b`: two columns of both rows. The other fields gather what is of
+//! no use. Codes count from their middle, so that sums stay within a field for as many columns as
+//! [`Panel::WORDS`] says, and a field's sign borrows from the next one in a known way. Eight-bit codes have
+//! no room for that; theirs are two fields of 32 bits and two products a multiplication.
 //!
 //! For any rv64gc. The middle is subtracted once from a whole sum: it is the same number for all rows.
 
@@ -260,7 +260,8 @@ impl Token {
     }
 }
 
-/// Both views of a panel's blocks: bytes, and words of eight, which a core without unaligned loads reads well.
+/// Both views of a panel's blocks: bytes, and words of eight, which a core without unaligned loads reads
+/// well.
 struct Blocks<'a> {
     bytes: &'a [u8],
     /// The same bytes, if they begin at a multiple of eight.
@@ -295,10 +296,15 @@ impl<'a> Blocks<'a> {
     }
 }
 
-/// One panel or two neighbours of one format times one tile of tokens; `out` is `[panel][token][row]` from the
-/// tile's first token on, `stride` tokens from a panel to the next.
+/// One panel or two neighbours of one format times one tile of tokens; `out` is `[panel][token][row]` from
+/// the tile's first token on, `stride` tokens from a panel to the next.
 #[inline(always)]
-fn multiply<P: Panel>(panels: &mut [Blocks<'_>], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]], stride: usize) {
+fn multiply<P: Panel>(
+    panels: &mut [Blocks<'_>],
+    x: &Codes<'_>,
+    out: &mut [[f32; PANEL_ROWS]],
+    stride: usize,
+) {
     let groups = P::FORMAT.block_columns() / 32;
     let mut tokens = [Token::NONE; INTERLEAVED_TOKENS];
     let tokens = &mut tokens[..x.tokens];
@@ -348,7 +354,8 @@ fn multiply_q8_0(panels: &mut [Blocks<'_>], x: &Codes<'_>, out: &mut [[f32; PANE
             for (t, out) in out[number * stride..][..x.tokens].iter_mut().enumerate() {
                 let x = x.block(t, index);
                 let middle = 128 * (i64::from(x.sums[0]) + i64::from(x.sums[1]));
-                let mut sums = [0u64.wrapping_sub((middle as u64).wrapping_mul(0x1_0000_0001)); PANEL_ROWS / 2];
+                let mut sums =
+                    [0u64.wrapping_sub((middle as u64).wrapping_mul(0x1_0000_0001)); PANEL_ROWS / 2];
                 for (v, codes) in x.codes.as_chunks::<4>().0.iter().enumerate() {
                     let codes = codes.map(|code| i64::from(code) as u64);
                     for (pair, sum) in sums.iter_mut().enumerate() {
