@@ -17,13 +17,13 @@
 //!
 //! | bits | tokens | Q4_0 | ggml | Q8_0 | ggml | Q4_K | ggml |
 //! | --- | --- | --- | --- | --- | --- | --- | --- |
-//! | 256 | 1 | 12.7 | 13.0 | 14.2 | 20.9 | 14.0 | 15.2 |
-//! | 256 | 8 | 4.7 | 7.0 | 5.6 | 11.9 | 5.0 | 7.6 |
-//! | 128 | 1 | 18.1 | 27.9 | 20.1 | 20.9 | 19.4 | 24.0 |
-//! | 128 | 8 | 8.0 | 27.9 | 9.6 | 20.9 | 8.4 | 24.0 |
+//! | 256 | 1 | 9.9 | 13.0 | 11.3 | 20.9 | 11.2 | 15.2 |
+//! | 256 | 8 | 4.3 | 7.0 | 5.2 | 11.9 | 4.7 | 7.6 |
+//! | 128 | 1 | 15.3 | 27.9 | 17.3 | 20.9 | 16.5 | 24.0 |
+//! | 128 | 8 | 7.6 | 27.9 | 9.3 | 20.9 | 8.1 | 24.0 |
 //!
-//! Portable takes some 700. Time on a real chip is unknown; a core that runs groups of registers slowly, or
-//! stores that are read back soon (the sums of a token), would show it.
+//! Portable takes 732 (Q4_0, one token). Time on a real chip is unknown; a core that is slow with groups of
+//! registers, or with stores that are read back soon (the sums of a token), would show it.
 
 use crate::arch::{Codes, portable};
 use crate::pack::panel_bytes;
