@@ -154,7 +154,7 @@ def binary():
     if len(sys.argv) > 1:
         return sys.argv[1]
     run("cargo", "build", "--manifest-path", str(ROOT / "Cargo.toml"), "-p", "kwaainet-fabric",
-        "--release", "--example", "peer")
+        "--release", "--config", "profile.release.lto=false", "--example", "peer")
     target = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target"))
     return f"{target}/release/examples/peer"
 

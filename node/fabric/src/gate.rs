@@ -354,6 +354,27 @@ mod tests {
     }
 
     #[test]
+    fn on_a_lan_each_machine_has_its_share_and_this_one_a_larger() {
+        for (remote, count_max, other) in [
+            ("/ip4/192.168.1.2/tcp/1", CONNECTIONS_PER_SUBNET_MAX, "/ip4/192.168.1.3/tcp/1"),
+            ("/ip4/127.0.0.1/tcp/1", CONNECTIONS_HERE_MAX, "/ip4/127.0.0.2/tcp/1"),
+        ] {
+            let mut gate = gate(Scope::Everywhere);
+            for number in 0..count_max {
+                connect(&mut gate, number, PeerId::random(), remote).unwrap();
+            }
+            assert!(connect(&mut gate, 200, PeerId::random(), remote).is_err());
+            assert!(connect(&mut gate, 201, PeerId::random(), other).is_ok());
+        }
+        let mut gate = gate(Scope::Everywhere);
+        let relayed = format!("/ip4/1.2.3.4/tcp/1/p2p/{}/p2p-circuit", PeerId::random());
+        for number in 0..CONNECTIONS_RELAYED_MAX {
+            connect(&mut gate, number, PeerId::random(), &relayed).unwrap();
+        }
+        assert!(connect(&mut gate, 200, PeerId::random(), &relayed).is_err());
+    }
+
+    #[test]
     fn incoming_connections_leave_room_for_our_own() {
         let mut gate = gate(Scope::Everywhere);
         for number in 0..CONNECTIONS_INBOUND_MAX {

@@ -280,13 +280,11 @@ impl Task {
             Command::Connect(address, reply) => self.connect(address, reply),
             Command::Find(peer, reply) => {
                 let known = self.book().addresses(peer);
-                if !known.is_empty() {
-                    let _ = reply.send(known);
-                } else if self.finding.len() >= WAITERS_MAX {
-                    let _ = reply.send(known);
-                } else {
+                if known.is_empty() && self.finding.len() < WAITERS_MAX {
                     self.finding.entry(peer).or_default().push(reply);
                     self.search(peer);
+                } else {
+                    let _ = reply.send(known);
                 }
             }
             Command::Status(reply) => {

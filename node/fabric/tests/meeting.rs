@@ -198,3 +198,65 @@ fn a_blocked_peer_gets_no_connection() {
         assert!(b.connect(address(&a).await).await.is_err());
     });
 }
+
+#[test]
+fn names_and_ipv6_lead_to_a_node_as_well() {
+    block_on(async {
+        let four = start().await;
+        let port = address(&four).await.to_string().split('/').nth(4).unwrap().to_owned();
+        let by_name = format!("/dns4/localhost/tcp/{port}").parse().unwrap();
+        assert_eq!(start().await.connect(by_name).await.unwrap(), four.peer_id());
+        if std::net::TcpListener::bind("[::1]:0").is_err() {
+            eprintln!("skipped in part: this machine has no IPv6");
+            return;
+        }
+        let six = start_with(|settings| settings.listen = vec!["/ip6/::1/tcp/0".parse().unwrap()]).await;
+        let to = address(&six).await;
+        assert_eq!(start().await.connect(to).await.unwrap(), six.peer_id());
+    });
+}
+
+#[test]
+fn a_lan_only_node_says_why_it_dials_nothing_outside() {
+    block_on(async {
+        let node = start_with(|settings| settings.lan_only = true).await;
+        for (to, why) in [
+            ("/dns4/localhost/tcp/1", "resolves no names"),
+            ("/dnsaddr/bootstrap.example", "resolves no names"),
+            ("/ip4/1.1.1.1/tcp/1", "dials no address outside"),
+        ] {
+            let error = node.connect(to.parse().unwrap()).await.unwrap_err().to_string();
+            assert!(error.contains(why), "{to}: {error}");
+        }
+        let other = start().await;
+        assert!(node.connect(address(&other).await).await.is_ok());
+    });
+}
+
+#[test]
+fn a_node_that_comes_back_knows_its_peers() {
+    block_on(async {
+        let folder = std::env::temp_dir().join(format!("kwaainet-fabric-known-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let friend = start().await;
+        let to = address(&friend).await;
+        let first = start_with(|settings| settings.folder = Some(folder.clone())).await;
+        first.connect(to).await.unwrap();
+        let useful = async || first.status().await.unwrap().peers[PeerState::Useful as usize].1 == 1;
+        until("the friend is of our swarm", useful).await;
+        first.stop().await;
+        let again = start_with(|settings| settings.folder = Some(folder.clone())).await;
+        let met = async || again.status().await.unwrap().peers[PeerState::Useful as usize].1 == 1;
+        until("they meet again without being told", met).await;
+    });
+}
+
+#[test]
+fn a_node_that_stops_answers_with_that() {
+    block_on(async {
+        let node = start().await;
+        node.stop().await;
+        assert!(matches!(node.status().await, Err(kwaainet_fabric::Error::Stopped)));
+        node.stop().await;
+    });
+}

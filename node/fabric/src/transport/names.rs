@@ -347,8 +347,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for NamedStream<S> {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let me = self.get_mut();
-        loop {
-            let Some(negotiation) = &mut me.negotiation else { break };
+        while let Some(negotiation) = &mut me.negotiation {
             if !negotiation.inward.is_empty() {
                 let count = io::Read::read(&mut negotiation.inward, buffer)?;
                 me.forget_when_over();
