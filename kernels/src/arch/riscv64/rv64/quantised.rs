@@ -10,9 +10,9 @@
 //! For any rv64gc. The middle is subtracted once from a whole sum: it is the same number for all rows. Panels
 //! are read in words of eight bytes, which only aligned ones are fast to read in; others are copied block by
 //! block. Instructions for 32 weights and a token, counted under qemu, against portable's 732 (Q4_0, one
-//! token) and what ggml's plain C takes (254 Q4_0, 250 Q8_0, 477 Q4_K): at one token 127 (Q4_0), 147 (Q8_0), 162
-//! (Q4_K), 184 (Q5_K), 211 (Q6_K), at eight 57, 119, 64 of the first three. Time on a real chip is unknown; a
-//! core whose 64-bit multiplication is slow would gain less. IQ4_NL is left to portable.
+//! token) and what ggml's plain C takes (254 Q4_0, 250 Q8_0, 477 Q4_K): at one token 127 (Q4_0), 147 (Q8_0),
+//! 162 (Q4_K), 184 (Q5_K), 211 (Q6_K), at eight 57, 119, 64 of the first three. Time on a real chip is
+//! unknown; a core whose 64-bit multiplication is slow would gain less. IQ4_NL is left to portable.
 
 use crate::arch::{Codes, CodesBlock, portable};
 use crate::math::fused;
