@@ -1,11 +1,12 @@
 //! Attention of the query heads that share one key head: keys and values are read once for four of them.
 //!
-//! A key row becomes floats once and meets four heads in eight lanes each, as the portable set defines; the lanes
-//! of a page's scores are summed together. Values are taken by columns: a piece of four heads' results stays in
-//! registers while all of a page's rows are added to it. Scores, sums and results take the steps of the portable
-//! set in its order.
+//! A key row becomes floats once and meets four heads in eight lanes each, as the portable set defines; the
+//! lanes of a page's scores are summed together. Values are taken by columns: a piece of four heads' results
+//! stays in registers while all of a page's rows are added to it. Scores, sums and results take the steps of
+//! the portable set in its order.
 //!
-//! For V 1.0, without Zvfh. Storing halves is left to portable, because it happens once a token.
+//! For V 1.0, without Zvfh. Four heads of 64 over 64 tokens of halves take 6.4 instructions for a column and
+//! token at 256 bits, portable 253. Storing halves is left to portable, because it happens once a token.
 
 use super::elementwise::{exp_below, largest, quantize_block, scale};
 use super::register_bytes;
@@ -28,7 +29,7 @@ const WEIGHTS: usize = KV_PAGE_TOKENS + 1;
 /// sign; 2^112.
 static HALF: [u32; 4] = [0x7c00, 0x7f80_0000, 0x8fff_ffff, (127 + 112) << 23];
 
-/// `{n}` values of a cached row at `{row}` as floats in the group v8; destroys v0 and v4 to v7.
+/// `{n}` values of a cached row at `{row}` as floats in the group v8; destroys v0, v4 to v7 and v12 to v15.
 macro_rules! load_values {
     (F32) => {
         concat!(
@@ -73,8 +74,8 @@ macro_rules! load_values {
 /// Some values of a cached row, as floats.
 ///
 /// # Safety
-/// The core has V; `row` holds `out.len()` values of `kind` without their scale, which is `scale` where the kind has
-/// one.
+/// The core has V; `row` holds `out.len()` values of `kind` without their scale, which is `scale` where the
+/// kind has one.
 unsafe fn load_row(kind: KvKind, row: *const u8, scale: f32, out: &mut [f32]) {
     macro_rules! load {
         ($kind:ident, $shift:literal) => {
@@ -153,14 +154,14 @@ macro_rules! heads {
 macro_rules! for_heads {
     ($heads:tt) => {
         impl Heads<'_, $heads> {
-            /// Eight lanes of the product of one key with each head, at `lanes`, one head a page of them behind
-            /// the other.
+            /// Eight lanes of the product of one key with each head, at `lanes`, one head a page of them
+            /// behind the other.
             ///
             /// # Safety
             /// The core has V; `key` is as wide as the heads; there is room at `lanes`.
             unsafe fn dot(&self, key: &[f32], lanes: *mut f32) {
-                // SAFETY: steps of eight columns, then of what is left, within key and queries; lanes without a
-                // column are left undisturbed.
+                // SAFETY: steps of eight columns, then of what is left, within key and queries; lanes without
+                // a column are left undisturbed.
                 unsafe {
                     vector_asm!([
                         "vsetivli zero, 8, e32, m2, ta, ma",
@@ -203,12 +204,12 @@ macro_rules! for_heads {
                 }
             }
 
-            /// Adds a page's weighted values to `n` columns from `column` on; `scales` are the rows' where the kind
-            /// has them.
+            /// Adds a page's weighted values to `n` columns from `column` on; `scales` are the rows' where
+            /// the kind has them.
             ///
             /// # Safety
-            /// The core has V; the first of `count` rows of `row_bytes` has these columns at `row`; they fit four
-            /// registers.
+            /// The core has V; the first of `count` rows of `row_bytes` has these columns at `row`; they fit
+            /// four registers.
             unsafe fn add_columns(
                 &mut self,
                 kind: KvKind,
@@ -219,7 +220,8 @@ macro_rules! for_heads {
             ) {
                 macro_rules! add {
                     ($kind:ident) => {
-                        // SAFETY: reads `count` rows' columns, weights and scales, and changes the heads' columns.
+                        // SAFETY: reads `count` rows' columns, weights and scales, and changes the heads'
+                        // columns.
                         unsafe {
                             vector_asm!([
                                 "vsetvli zero, {n}, e32, m4, ta, ma",
@@ -277,12 +279,19 @@ macro_rules! for_heads {
             ///
             /// # Safety
             /// The core has V.
-            unsafe fn attend_page(&mut self, group: &HeadGroup<'_>, keys: &[u8], values: &[u8], row: &mut [f32]) {
+            unsafe fn attend_page(
+                &mut self,
+                group: &HeadGroup<'_>,
+                keys: &[u8],
+                values: &[u8],
+                row: &mut [f32],
+            ) {
                 let (kind, width) = (group.kind, self.width);
                 let row_bytes = kind.head_bytes(width).expect("the shape was checked");
                 let count = keys.len() / row_bytes;
                 assert!(count <= KV_PAGE_TOKENS && values.len() == keys.len(), "more rows than a page has");
-                assert!(self.query.len() == $heads * width && self.out.len() == $heads * width, "other heads");
+                let fits = self.query.len() == $heads * width && self.out.len() == $heads * width;
+                assert!(fits, "heads of another width");
                 let mut lanes = [[[0f32; LANES]; KV_PAGE_TOKENS]; $heads];
                 for (slot, bytes) in keys.chunks_exact(row_bytes).enumerate() {
                     // SAFETY: the core has V; the row is as wide as the heads, and the slot lies in `lanes`.

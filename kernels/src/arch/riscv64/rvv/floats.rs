@@ -1,10 +1,12 @@
 //! Rows of F32, F16 and BF16 times f32 activations.
 //!
-//! Sixteen lanes a row and token, as the portable set defines, in a group of four registers (enough at 128 bits).
-//! Four rows share the loads of one token's values when decoding; one row, converted once, meets four tokens when
-//! a prompt is read. Weights are loaded as bytes, because a file may hold them at odd addresses.
+//! Sixteen lanes a row and token, as the portable set defines, in a group of four registers (enough at 128
+//! bits). Four rows share the loads of one token's values when decoding; one row, converted once, meets four
+//! tokens when a prompt is read. Weights are loaded as bytes, because a file may hold them at odd addresses.
 //!
-//! For V 1.0, without Zvfh: a half takes six instructions for a whole group of sixteen.
+//! For V 1.0, without Zvfh: halves take seven instructions for sixteen of them. 32 weights of F16 and a token
+//! take 35 instructions at one token and 17 at eight, portable 829. Lanes stay sixteen at any length of
+//! registers, so that longer ones gain nothing here, and a chip with Zvfh could do with less.
 
 use crate::Format;
 use crate::PANEL_ROWS;
@@ -20,8 +22,8 @@ const LANES: usize = 16;
 /// Dot products, before their lanes are summed.
 type Lanes = [[f32; LANES]; TOGETHER];
 
-/// Four weight rows times one token's values, or one times four: `single` points at what there is one of, `four`
-/// at the first of what there are four of, `stride` bytes apart.
+/// Four weight rows times one token's values, or one times four: `single` points at what there is one of,
+/// `four` at the first of what there are four of, `stride` bytes apart.
 struct Walk {
     single: *const u8,
     four: *const u8,
@@ -59,8 +61,8 @@ macro_rules! f16_weights {
     };
 }
 
-/// One step of a walk over `lanes` columns, whose weights take `bytes`: four rows and one token, or one row and
-/// four tokens.
+/// One step of a walk over `lanes` columns, whose weights take `bytes`: four rows and one token, or one row
+/// and four tokens.
 macro_rules! step {
     (decode, $weights:ident, $lanes:literal) => {
         concat!(
@@ -109,8 +111,8 @@ macro_rules! walk {
         /// # Safety
         /// The core has V; what is single has the columns, and so have the four.
         unsafe fn $name(walk: &Walk, lanes: &mut Lanes) {
-            // SAFETY: steps of sixteen columns, then of what is left, within each row; lanes without a column are
-            // left undisturbed.
+            // SAFETY: steps of sixteen columns, then of what is left, within each row; lanes without a column
+            // are left undisturbed.
             unsafe {
                 vector_asm!([
                     "vsetivli zero, 16, e32, m4, ta, ma",

@@ -1,16 +1,17 @@
 //! RISC-V with the vector extension 1.0 of any register length from 128 bits up.
 //!
-//! For SpacemiT's K1 and M1 (X60 cores, 256 bits), Sophgo's SG2044 (C920, 128 bits), Kendryte's K230 (C908, 128
-//! bits) and what follows the profiles RVA22 with V and RVA23. Only V itself is asked for: halves are converted
-//! with integer arithmetic, so that Zvfh is not needed. Every function is unsafe to call on a core without V;
-//! `runs_here` says whether it is there. All give the bits of the portable set.
+//! For SpacemiT's K1 and M1 (X60 cores, 256 bits), Sophgo's SG2044 (C920, 128 bits), Kendryte's K230 (C908,
+//! 128 bits) and what follows the profiles RVA22 with V and RVA23. Only V itself is asked for: halves are
+//! converted with integer arithmetic, so that Zvfh is not needed. Every function is unsafe to call on a core
+//! without V; `runs_here` says whether it is there. All give the bits of the portable set.
 //!
 //! Rust has no vector types for RISC-V yet, so every inner loop is a block of inline assembly that names its
 //! registers. Loads of vectors are loads of bytes wherever bytes come from a file, because cores may refuse
 //! wider elements at odd addresses.
 //!
-//! Figures in the heads of the files are instructions executed, counted under qemu 10 with registers of 256 bits;
-//! the tests run at 128, 256, 512 and 1024 bits. NO REAL CHIP HAS RUN THIS YET: time may tell another story.
+//! Figures in the heads of the files are instructions executed, counted under qemu 10 with registers of 256
+//! bits; the tests run at 128, 256, 512 and 1024 bits. NO REAL CHIP HAS RUN THIS YET: time may tell another
+//! story.
 
 /// Inline assembly with the vector extension switched on and all vector registers given up.
 macro_rules! vector_asm {
