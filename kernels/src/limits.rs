@@ -9,8 +9,8 @@ pub const HEAD_WIDTH_MAX: usize = 1024;
 /// Threads of one pool; more than any board has, and a bound on what a configuration can ask for.
 pub const THREADS_MAX: usize = 256;
 
-/// Tasks for each thread in one product: at its end all wait for the last of them, so for up to a sixteenth of
-/// the product's time.
+/// Tasks for each thread in one product: at its end all wait for the last of them, so for up to a sixteenth
+/// of the product's time.
 pub(crate) const TASKS_PER_THREAD: usize = 16;
 
 /// Weight bytes in one task at least: half a microsecond of reading; taking a task from one's own lane costs
@@ -22,8 +22,8 @@ pub(crate) const TASK_WEIGHT_BYTES_MIN: usize = 8 * 1024;
 /// microseconds).
 pub(crate) const TASK_WEIGHT_BYTES_MAX: usize = 128 * 1024;
 
-/// Weight bytes in one task at most when many tokens share them: a task then takes far longer than reading, and
-/// longer walks reread the activations less often.
+/// Weight bytes in one task at most when many tokens share them: a task then takes far longer than reading,
+/// and longer walks reread the activations less often.
 pub(crate) const TASK_SHARED_WEIGHT_BYTES_MAX: usize = 512 * 1024;
 
 /// Weight bytes that are walked together over all tokens: half the second-level cache share of a small core.
@@ -46,8 +46,8 @@ pub(crate) const QUANTIZE_VALUES_ALONE_MAX: usize = 16 * 1024;
 #[cfg(feature = "std")]
 pub(crate) const SPIN_US_MAX: u64 = 40;
 
-/// A thread is late if the others had to wait for it for longer than this, in microseconds (about what waking a
-/// sleeping thread takes at worst) ...
+/// A thread is late if the others had to wait for it for longer than this, in microseconds (about what waking
+/// a sleeping thread takes at worst) ...
 #[cfg(feature = "std")]
 pub(crate) const LATE_US_MIN: u64 = 200;
 
@@ -56,13 +56,13 @@ pub(crate) const LATE_US_MIN: u64 = 200;
 #[cfg(feature = "std")]
 pub(crate) const LATE_TASKS: u32 = 8;
 
-/// Time for which a late thread gets no share at first, in milliseconds: a hiccup costs no more than some turns
-/// of the system's scheduler (3 to 4 ms each) ...
+/// Time for which a late thread gets no share at first, in milliseconds: a hiccup costs no more than some
+/// turns of the system's scheduler (3 to 4 ms each) ...
 #[cfg(feature = "std")]
 pub(crate) const SIT_OUT_MS_MIN: u64 = 10;
 
-/// ... and at most: with a neighbour that stays, one such turn is lost in so long; when it has left, the thread
-/// is back unnoticed.
+/// ... and at most: with a neighbour that stays, one such turn is lost in so long; when it has left, the
+/// thread is back unnoticed.
 #[cfg(feature = "std")]
 pub(crate) const SIT_OUT_MS_MAX: u64 = 320;
 
@@ -75,11 +75,12 @@ pub(crate) const PANELS_TOGETHER_MAX: usize = 4;
 /// Tokens in one tile of float activations at most: their lanes (512 bytes a token) lie on the stack.
 pub(crate) const FLOAT_TILE_TOKENS_MAX: usize = 48;
 
-/// Tokens in one tile of float activations at least, and what they are a multiple of: whole tiles of registers
-/// for every set.
+/// Tokens in one tile of float activations at least, and what they are a multiple of: whole tiles of
+/// registers for every set.
 pub(crate) const FLOAT_TILE_TOKENS_MIN: usize = 12;
 
-/// Bytes of float activations in one tile: beside a chunk of weights in a second-level cache of half a megabyte.
+/// Bytes of float activations in one tile: beside a chunk of weights in a second-level cache of half a
+/// megabyte.
 pub(crate) const FLOAT_TILE_BYTES_MAX: usize = 384 * 1024;
 
 /// Float weight bytes that are walked together over all tokens: they and the activations come from beyond the
