@@ -1,8 +1,8 @@
-//! What a run on an idle pool costs: `cargo run --release -p kwaainet-kernels --example meeting_cost [THREADS]`.
+//! What a run on an idle pool costs.
 //!
-//! A pass of a small model is some hundred and fifty runs, so their price is a part of each token's time. Runs
-//! come after each other, as in a pass; the medians of many rounds are printed, less what an even split of the
-//! tasks takes by itself.
+//! `cargo run --release -p kwaainet-kernels --example meeting_cost [THREADS]`: a pass of a small model is
+//! some hundred and fifty runs, so their price is a part of each token's time. Runs come after each other, as
+//! in a pass; the medians of many rounds are printed, less what an even split of the tasks takes by itself.
 
 use std::hint::black_box;
 use std::time::Instant;

@@ -5,7 +5,8 @@
 //! by one from the front, which nobody disturbs until another has nothing left and steals half of what
 //! remains from the back. So fast cores do more, the pieces shrink towards the end, and a thread whose core
 //! was taken by another process delays only the task in its hands. A thread that made the others wait all
-//! the same sits out for a while, longer each time that it is late again soon. Idle threads watch their lane for a bounded time and then sleep.
+//! the same sits out for a while, longer each time that it is late again soon. Idle threads watch their lane
+//! for a bounded time and then sleep.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -132,7 +133,8 @@ impl Roster {
         self.absences[lane].is_some_and(|absence| absence.until > now)
     }
 
-    /// Sends a late thread out: twice as long as the last time if it came back only as long ago as it was out.
+    /// Sends a late thread out: twice as long as the last time if it came back only as long ago as it was
+    /// out.
     fn send_out(&mut self, lane: usize, now: Instant) {
         let (shortest, longest) =
             (Duration::from_millis(SIT_OUT_MS_MIN), Duration::from_millis(SIT_OUT_MS_MAX));

@@ -159,8 +159,8 @@ pub struct Parts {
 }
 
 impl Choice {
-    /// Opens the whole model for `sessions` sessions. `say` hears what is about to be done, such as the budget
-    /// before loading.
+    /// Opens the whole model for `sessions` sessions. `say` hears what is about to be done, such as the
+    /// budget before loading.
     pub fn open(&self, sessions: usize, say: &mut dyn FnMut(&str)) -> Result<Parts, Failure> {
         let start = Instant::now();
         let options = self.options(sessions)?;

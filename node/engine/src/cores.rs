@@ -1,8 +1,8 @@
 //! The cores of this machine, which of them are fast, and binding threads to them.
 //!
-//! Where fast and slow cores share a chip, a product's threads on the fast ones are done sooner by themselves:
-//! decoding is bound by memory, which the fast cores use up, and a slow one holds the others up at each
-//! meeting. So the fast ones are the default. Only Linux tells; elsewhere all cores count as equal.
+//! Where fast and slow cores share a chip, a product's threads on the fast ones are done sooner by
+//! themselves: decoding is bound by memory, which the fast cores use up, and a slow one holds the others up
+//! at each meeting. So the fast ones are the default. Only Linux tells; elsewhere all cores count as equal.
 
 use std::fs;
 use std::path::Path;
@@ -26,8 +26,8 @@ impl Cores {
         Cores::read(Path::new("/sys/devices/system/cpu"), allowed())
     }
 
-    /// Reads the speed of each allowed core: its capacity where the system measured it (Arm, RISC-V), else its
-    /// highest clock.
+    /// Reads the speed of each allowed core: its capacity where the system measured it (Arm, RISC-V), else
+    /// its highest clock.
     fn read(folder: &Path, allowed: impl Iterator<Item = usize>) -> Cores {
         let number = |core: usize, file: &str| -> Option<u64> {
             fs::read_to_string(folder.join(format!("cpu{core}/{file}"))).ok()?.trim().parse().ok()
@@ -74,7 +74,8 @@ fn counted() -> usize {
     std::thread::available_parallelism().map_or(1, |count| count.get())
 }
 
-/// Binds the calling thread to a core. Only advice: where it can't be, the thread runs where the system likes.
+/// Binds the calling thread to a core. Only advice: where it can't be, the thread runs where the system
+/// likes.
 pub(crate) fn bind(core: usize) {
     #[cfg(target_os = "linux")]
     {

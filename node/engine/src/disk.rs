@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use crate::limits::{DISK_READ_BUFFER_BYTES, DISK_READ_BYTES_MAX};
 
-/// Reads a file from its start, at most [`DISK_READ_BYTES_MAX`] of it, after asking the system to give up what it holds of
-/// it, and gives back bytes a second. Without such a system (only Linux is asked) it is the speed of its
-/// memory that is told.
+/// Reads a file from its start, at most [`DISK_READ_BYTES_MAX`] of it, after asking the system to give up
+/// what it holds of it, and gives back bytes a second. Without such a system (only Linux is asked) it is the
+/// speed of its memory that is told.
 ///
 /// # Errors
 /// When the file can't be opened or read.

@@ -26,7 +26,7 @@ pub struct Perplexity {
     /// a GGUF file or a Hugging Face folder (default: the small story-teller inside the binary)
     #[argh(option)]
     model: Option<PathBuf>,
-    /// tokens of a window; each window is read from nothing (default: what the model was made for, at most 4096)
+    /// tokens of a window, each read from nothing (default: what the model was made for, at most 4096)
     #[argh(option)]
     context: Option<usize>,
     /// how keys and values are kept: f16, q8_0 or f32 (default: f16)

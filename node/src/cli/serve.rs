@@ -50,8 +50,7 @@ pub struct Serve {
     /// bind each compute thread to a core, fast cores first
     #[argh(switch)]
     pin: bool,
-    /// read the weights in at once and lock them in memory (otherwise they are mapped and come as they are
-    /// used)
+    /// read the weights in at once and lock them in memory (else they are mapped and come as they are used)
     #[argh(switch)]
     lock: bool,
     /// hold only a block or two of the weights in memory and read the rest from the disk for each token
