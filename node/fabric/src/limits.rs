@@ -1,8 +1,8 @@
 //! Every bound of the network, with unit and reason.
 //!
 //! Nothing that a peer sends makes the node grow past these. The worst case of buffered bytes is
-//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, 96 MiB, and it takes peers that really send
-//! them. A connection itself costs about 75 kB (measured).
+//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, 96 MiB, and it takes peers that really
+//! send them. A connection itself costs about 75 kB (measured).
 
 use std::time::Duration;
 
@@ -82,8 +82,8 @@ pub const REFUSAL_BYTES_MAX: usize = 4 * 1024;
 pub const BYTES_IN_FLIGHT_MAX: usize = 32 * 1024 * 1024;
 /// The same for one peer: one largest call and a few small ones.
 pub const BYTES_IN_FLIGHT_PER_PEER_MAX: usize = 12 * 1024 * 1024;
-/// Calls and streams that one peer may begin in a burst, all methods together. A Hivemind peer makes a call of
-/// its own for each record and node: storing two hundred at once is a burst of five hundred and more.
+/// Calls and streams that one peer may begin in a burst, all methods together. A Hivemind peer makes a call
+/// of its own for each record and node: storing two hundred at once is a burst of five hundred and more.
 pub const PEER_BURST: u32 = 4000;
 /// Calls and streams that one peer may begin each second for long: a fifth of a core, when they are pings.
 pub const PEER_RATE_PER_SECOND: u32 = 1000;
