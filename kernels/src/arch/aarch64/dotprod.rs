@@ -1,5 +1,4 @@
-//! AArch64 with the dot product extension: Cortex-A76 (Raspberry Pi 5), A78 (Jetson Orin), A55, A75, later
-//! ones.
+//! AArch64 with the dot product extension: Cortex-A76 (Raspberry Pi 5), A78 (Jetson Orin), A55 and A75.
 //!
 //! One `sdot` by element is four columns of four rows times one token: no broadcast, no sum across lanes.
 //! Instructions for 32 weights and one token, counted in an emulator at 1024 columns, one token / 64 tokens:
