@@ -1,4 +1,11 @@
-//! AArch64 with the dot product extension: Cortex-A76 (Raspberry Pi 5), A78 (Jetson Orin), A55, A75 and later.
+//! AArch64 with the dot product extension: Cortex-A76 (Raspberry Pi 5), A78 (Jetson Orin), A55 and A75.
+//!
+//! One `sdot` by element is four columns of four rows times one token: no broadcast, no sum across lanes.
+//! Instructions for 32 weights and one token, counted in an emulator at 1024 columns, one token / 64 tokens:
+//! Q4_0 7.8 / 3.8, Q8_0 5.7 / 3.8, Q4_K 10.2 / 4.1. The loops of ggml 0.26's packed kernels for this
+//! extension have 8.25 / 4.0, 6.25 / 3.9 and 9.1 / 5.8 (counted in their assembly and in what clang 22 makes
+//! of their C). Behind it: Q4_K with one token. It loses to `i8mm` on many tokens. Time on boards has not
+//! been measured.
 
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -26,8 +33,8 @@ pub(crate) fn runs_here() -> bool {
 pub(super) struct Sdot;
 
 /// `acc[i] += sum of codes[4 i + j] * x[4 LANE + j]`. With `IN_ORDER` the compiler keeps the order of the
-/// source: left alone it loads a whole group of weights first, which fits the registers only when they are not
-/// taken apart there.
+/// source: left alone it loads a whole group of weights first, which fits the registers only when they are
+/// not taken apart there.
 ///
 /// # Safety
 /// The CPU has the extension.

@@ -1,10 +1,10 @@
 //! 64-bit Arm: three kernel sets that differ in how codes are multiplied and share the rest.
 //!
-//! `neon` runs on every such CPU; `dotprod` and `i8mm` ask for an extension. No function may be called on a CPU
-//! that lacks its set's; `runs_here` says whether it is there. All give the bits of the portable set.
+//! `neon` runs on every such CPU; `dotprod` and `i8mm` ask for an extension. No function may be called on a
+//! CPU that lacks its set's; `runs_here` says whether it is there. All give the bits of the portable set.
 //!
-//! Figures in the heads of the files are instructions counted under an emulator, for 32 weights and one token.
-//! Time on real boards has not been measured yet.
+//! Figures in the heads of the files are instructions counted under an emulator, for 32 weights and one
+//! token. Time on real boards has not been measured yet.
 
 #![allow(
     clippy::needless_range_loop,

@@ -1,4 +1,10 @@
 //! AArch64 without extensions: Cortex-A53 and A72 (Raspberry Pi 3 and 4), and any 64-bit Arm.
+//!
+//! Codes are multiplied by `smull` and `smlal`, eight products an instruction, in 16-bit lanes for all of a
+//! group where they fit (Q4_0, Q4_K, Q5_0, Q5_K, Q6_K), else two at a time (`sadalp`); four words of
+//! activations are broadcast by one `ld4r`. Instructions for 32 weights and one token, counted in an emulator
+//! at 1024 columns, one token / 64 tokens: Q4_0 11.0 / 8.0, Q8_0 11.0 / 11.8, Q4_K 12.8 / 8.2. It loses to
+//! `dotprod` wherever that runs. Time on boards has not been measured, nor has the distance of the prefetch.
 
 use core::arch::aarch64::*;
 

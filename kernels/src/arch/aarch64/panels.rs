@@ -48,8 +48,8 @@ pub(super) trait Panel {
     unsafe fn factors(block: *const u8, group: usize) -> Factors;
 }
 
-/// What belongs to eight rows: two registers of four rows and nothing more; or, where two tokens are multiplied
-/// together, four registers of two rows, each row twice.
+/// What belongs to eight rows: two registers of four rows and nothing more; or, where two tokens are
+/// multiplied together, four registers of two rows, each row twice.
 pub(super) type Rows<R> = [R; 4];
 
 /// What the sums of eight rows of a group are multiplied by.

@@ -41,8 +41,8 @@ pub(super) trait Multiply {
     /// have scales) begins them, at `offset` or so that `finish` adds it.
     ///
     /// # Safety
-    /// The CPU has the set's instructions; the group's 32 codes of each of the tokens lie from `x` on; no code
-    /// is larger than the format says.
+    /// The CPU has the set's instructions; the group's 32 codes of each of the tokens lie from `x` on; no
+    /// code is larger than the format says.
     unsafe fn add<P: Panel, const VECTOR: usize>(
         sums: &mut Self::Sums,
         codes: [int8x16_t; 2],
@@ -71,8 +71,8 @@ pub(super) trait Set {
     type Last: Multiply;
     /// Tokens of a tile: four, or two where registers are short.
     const TILE_TOKENS: usize;
-    /// Whether two tokens are multiplied together: then codes lie in the buffer in pairs of vectors, two rows by
-    /// eight columns in a register, and factors each row twice.
+    /// Whether two tokens are multiplied together: then codes lie in the buffer in pairs of vectors, two rows
+    /// by eight columns in a register, and factors each row twice.
     const PAIRED: bool = false;
 }
 
@@ -264,8 +264,8 @@ unsafe fn add_unit<P: Panel, M: Multiply, const T: usize>(
 /// Adds `blocks` blocks of a panel times `T` tokens to `out`.
 ///
 /// # Safety
-/// The CPU has the set's instructions; `panel` has the blocks; `x` has `T` tokens with the blocks' columns; so
-/// has `out`.
+/// The CPU has the set's instructions; `panel` has the blocks; `x` has `T` tokens with the blocks' columns;
+/// so has `out`.
 #[target_feature(enable = "neon")]
 unsafe fn tile<P: Panel, M: Multiply, const T: usize>(
     panel: *const u8,
@@ -469,7 +469,8 @@ unsafe fn unpack<P: Panel, const PAIRED: bool>(block: *const u8, buffer: &mut [M
 /// Adds blocks times all tokens of a tile to `out`, `S::TILE_TOKENS` at a time.
 ///
 /// # Safety
-/// As [`tile`], for the tile's tokens, which are those of `out`; the blocks lie as `S` has them in the buffer.
+/// As [`tile`], for the tile's tokens, which are those of `out`; the blocks lie as `S` has them in the
+/// buffer.
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn buffered<P: Panel, S: Set>(panel: *const u8, blocks: usize, x: Tile, out: &mut [[f32; 8]]) {
@@ -495,8 +496,8 @@ unsafe fn buffered<P: Panel, S: Set>(panel: *const u8, blocks: usize, x: Tile, o
 /// One panel times every token; `out[token][row]`.
 ///
 /// # Safety
-/// The CPU has the set's instructions; `panel` is one of `x.columns` columns, whose slices are as long as they
-/// should be; `out` has as many tokens.
+/// The CPU has the set's instructions; `panel` is one of `x.columns` columns, whose slices are as long as
+/// they should be; `out` has as many tokens.
 #[target_feature(enable = "neon")]
 unsafe fn multiply_panel<P: Panel, S: Set>(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; 8]]) {
     let tile_of = |x: Codes<'_>| Tile {
