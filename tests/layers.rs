@@ -43,8 +43,8 @@ const EVERY_ROOM: &[&str] = &[
 
 /// Crates that open sockets or run an executor.
 const NETWORK: &[&str] = &["smol", "async-io", "async-net", "polling", "libp2p", "socket2"];
-/// Crates that only the node uses: command line, HTTP, signals.
-const FACE: &[&str] = &["argh", "httparse", "signal-hook"];
+/// Crates that only the node uses: command line, HTTP, signals, settings.
+const FACE: &[&str] = &["argh", "httparse", "signal-hook", "toml_edit"];
 
 /// What is wrong with these crates, as sentences.
 fn refusals(packages: &[Package]) -> Vec<String> {

@@ -1,5 +1,6 @@
-//! candle's quantised product as a racer. It takes its threads from rayon: one for each core, or as many as
-//! `RAYON_NUM_THREADS` says.
+//! candle's quantised product as a racer.
+//!
+//! It takes its threads from rayon: one for each core, or as many as `RAYON_NUM_THREADS` says.
 
 use std::borrow::Cow;
 

@@ -16,7 +16,7 @@ const DEVICE_CPU: c_int = 0;
 /// Room for the heads of a few tensors and a graph.
 const CONTEXT_BYTES: usize = 4 << 20;
 
-/// `ggml_init_params`
+/// What `ggml_init` takes.
 #[repr(C)]
 struct Setup {
     memory_bytes: usize,
@@ -48,7 +48,6 @@ unsafe extern "C" {
     fn ggml_backend_buffer_get_base(buffer: Pointer) -> Pointer;
     fn ggml_backend_buffer_free(buffer: Pointer);
     fn ggml_backend_tensor_alloc(buffer: Pointer, tensor: Pointer, address: Pointer) -> c_int;
-    fn ggml_backend_alloc_ctx_tensors_from_buft(context: Pointer, kind: Pointer) -> Pointer;
     fn ggml_backend_tensor_set(tensor: Pointer, data: *const c_void, offset: usize, bytes: usize);
     fn ggml_backend_tensor_get(tensor: Pointer, data: *mut c_void, offset: usize, bytes: usize);
 }
@@ -89,11 +88,10 @@ impl Ggml {
             let matrix = ggml_new_tensor_2d(context, kind, columns as i64, rows as i64);
             let input = ggml_new_tensor_2d(context, TYPE_F32, columns as i64, tokens as i64);
 
-            let (buffer_kind, product) = placed(context, matrix, input);
-            let bytes = ggml_backend_buft_get_alloc_size(buffer_kind, matrix);
-            let buffer = ggml_backend_buft_alloc_buffer(buffer_kind, bytes);
-            ggml_backend_tensor_alloc(buffer, matrix, ggml_backend_buffer_get_base(buffer));
-            ggml_backend_alloc_ctx_tensors_from_buft(context, ggml_backend_cpu_buffer_type());
+            let (buffer_kind, product) = product(context, matrix, input);
+            place(matrix, buffer_kind);
+            place(input, ggml_backend_cpu_buffer_type());
+            place(product, ggml_backend_cpu_buffer_type());
             ggml_backend_tensor_set(matrix, weights.as_ptr().cast(), 0, weights.len());
             ggml_backend_tensor_set(input, activations.as_ptr().cast(), 0, size_of_val(activations));
 
@@ -107,11 +105,24 @@ impl Ggml {
     }
 }
 
-/// The buffer type for the weights, and the product, built while the weights stand in such a buffer.
+/// Lays a tensor into a buffer of its own.
+///
+/// # Safety
+/// The arguments are a tensor of ggml's without data and a type of buffers.
+unsafe fn place(tensor: Pointer, kind: Pointer) {
+    // SAFETY: the buffer has the bytes that its type asks for this tensor.
+    unsafe {
+        let bytes = ggml_backend_buft_get_alloc_size(kind, tensor);
+        let buffer = ggml_backend_buft_alloc_buffer(kind, bytes);
+        ggml_backend_tensor_alloc(buffer, tensor, ggml_backend_buffer_get_base(buffer));
+    }
+}
+
+/// The best type of buffers for the weights, and the product.
 ///
 /// # Safety
 /// The arguments are a context of ggml's and two tensors in it without data.
-unsafe fn placed(context: Pointer, matrix: Pointer, input: Pointer) -> (Pointer, Pointer) {
+unsafe fn product(context: Pointer, matrix: Pointer, input: Pointer) -> (Pointer, Pointer) {
     // SAFETY: as promised above; the function found by name has the type that ggml-backend.h gives it, and
     // its list ends with a null. The buffer that is tried holds nothing and is not kept.
     unsafe {

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use kwaainet_kernels::Parallel;
 use kwaainet_kernels::limits::THREADS_MAX;
@@ -44,7 +45,7 @@ fn many_short_runs_after_each_other_lose_no_task() {
 fn sleeping_threads_wake_for_the_next_run() {
     let pool = Pool::new(3);
     for _ in 0..20 {
-        std::thread::sleep(std::time::Duration::from_millis(2));
+        std::thread::sleep(Duration::from_millis(2));
         let done = counts(50);
         pool.run(50, &|task| count(&done[task], 1));
         assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1));
@@ -95,6 +96,54 @@ fn two_callers_at_once_both_get_their_tasks_done() {
     });
     assert_eq!(done[0].load(Ordering::Relaxed), 6000);
     assert_eq!(done[1].load(Ordering::Relaxed), 8000);
+}
+
+/// Tasks of a run that others than the caller did, each sleeping as it is told.
+fn done_by_others(pool: &Pool, tasks: usize, sleep: &(dyn Fn(bool) -> Duration + Sync)) -> usize {
+    let caller = std::thread::current().id();
+    let others = AtomicUsize::new(0);
+    pool.run(tasks, &|_| {
+        let is_other = std::thread::current().id() != caller;
+        count(&others, usize::from(is_other));
+        std::thread::sleep(sleep(is_other));
+    });
+    others.into_inner()
+}
+
+#[test]
+fn a_thread_that_made_the_caller_wait_sits_out_and_comes_back() {
+    let pool = Pool::new(2);
+    let short = |_| Duration::from_micros(200);
+    // Tries, because the system may freeze this process for longer than a thread sits out.
+    let sat_out = (0..50).any(|_| {
+        let late = |is_other| Duration::from_millis(if is_other { 20 } else { 1 });
+        done_by_others(&pool, 2, &late) == 1 && done_by_others(&pool, 64, &short) == 0
+    });
+    assert!(sat_out, "a late thread got a share at once");
+    let came_back = (0..50).any(|_| {
+        std::thread::sleep(Duration::from_millis(20));
+        done_by_others(&pool, 64, &short) > 0
+    });
+    assert!(came_back, "a late thread never got a share again");
+}
+
+#[test]
+fn more_tasks_than_a_share_can_count_run_once_each() {
+    let pool = Pool::new(2);
+    let tasks = 3 * usize::from(u16::MAX) + 1;
+    let done = counts(tasks);
+    pool.run(tasks, &|task| count(&done[task], 1));
+    assert!(done.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+}
+
+#[test]
+fn each_thread_but_the_caller_starts_with_its_number() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let pool = Pool::with_start(4, move |thread| sender.send(thread).expect("the test listens"));
+    drop(pool);
+    let mut started: Vec<usize> = receiver.iter().collect();
+    started.sort_unstable();
+    assert_eq!(started, [1, 2, 3]);
 }
 
 #[test]

@@ -23,11 +23,15 @@ use kwaainet_engine::request::Refusal as Refused;
 use serde_json::{Value, json};
 
 use crate::door::{Method, Refusal, Request, Response, Service};
+use crate::metrics::{self, Metric, Metrics};
 use crate::model::{Model, Text};
 
-use answer::{Frame, Kind, Prepared};
+use answer::{Frame, Kind as Shape, Prepared};
 use choices::Choices;
 use preparer::Preparer;
+
+/// The media type of Prometheus' text.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The API of one node with one model, which may still be loading.
 pub struct Api {
@@ -39,13 +43,14 @@ pub struct Api {
     created: u64,
     model: RefCell<Option<Rc<Model>>>,
     preparer: Preparer,
+    metrics: Metrics,
 }
 
 impl Api {
     /// An API whose model is still loading.
-    pub fn new(id: String, aliases: Vec<String>) -> std::io::Result<Rc<Api>> {
+    pub fn new(id: String, aliases: Vec<String>, metrics: Metrics) -> std::io::Result<Rc<Api>> {
         let preparer = Preparer::start()?;
-        Ok(Rc::new(Api { id, aliases, created: now_s(), model: RefCell::default(), preparer }))
+        Ok(Rc::new(Api { id, aliases, created: now_s(), model: RefCell::default(), preparer, metrics }))
     }
 
     /// From now on requests are answered.
@@ -60,10 +65,14 @@ impl Api {
 
     async fn answer(&self, request: Request) -> Result<Response, Refusal> {
         match request.path.as_str() {
-            "/health" => Ok(self.health()),
+            "/health" => {
+                let status = if self.model.borrow().is_some() { 200 } else { 503 };
+                Ok(Response::json(status, &self.health()))
+            }
+            "/metrics" => Ok(Response::text(200, METRICS_TYPE, self.metrics.text().await)),
             "/v1/models" => Ok(Response::json(200, &json!({"object": "list", "data": [self.describe()]}))),
-            "/v1/chat/completions" => self.generate(Kind::Chat, request.body).await,
-            "/v1/completions" => self.generate(Kind::Completion, request.body).await,
+            "/v1/chat/completions" => self.generate(Shape::Chat, request.body).await,
+            "/v1/completions" => self.generate(Shape::Completion, request.body).await,
             path => {
                 let name = percent_decoded(path.strip_prefix("/v1/models/").unwrap_or_default());
                 self.check_model(&name)?;
@@ -72,12 +81,13 @@ impl Api {
         }
     }
 
-    fn health(&self) -> Response {
+    /// How the model is and what it did, for `/health` and `status`.
+    pub fn health(&self) -> Value {
         let Some(model) = self.model.borrow().clone() else {
-            return Response::json(503, &json!({"status": "loading", "model": self.id}));
+            return json!({"status": "loading", "model": self.id});
         };
         let status = model.scheduler.status();
-        let answer = json!({
+        json!({
             "status": "ok",
             "model": self.id,
             "kernels": model.kernels.name(),
@@ -87,8 +97,26 @@ impl Api {
             "requests_total": status.requests_total,
             "prompt_tokens_total": status.prompt_tokens_total,
             "generated_tokens_total": status.generated_tokens_total,
-        });
-        Response::json(200, &answer)
+        })
+    }
+
+    /// What the model did, as metrics.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let Some(model) = self.model.borrow().clone() else { return Vec::new() };
+        let status = model.scheduler.status();
+        let gauge = |name, help, value: usize| Metric::one(name, metrics::Kind::Gauge, help, value as f64);
+        let total = |name, help, value: u64| Metric::one(name, metrics::Kind::Counter, help, value as f64);
+        vec![
+            gauge("inference_active", "Answers that are being written.", status.active),
+            gauge("inference_waiting", "Requests that wait for a session.", status.waiting),
+            total("inference_requests_total", "Requests that were accepted.", status.requests_total),
+            total("inference_prompt_tokens_total", "Tokens of prompts.", status.prompt_tokens_total),
+            total(
+                "inference_generated_tokens_total",
+                "Tokens that were written.",
+                status.generated_tokens_total,
+            ),
+        ]
     }
 
     fn describe(&self) -> Value {
@@ -109,7 +137,7 @@ impl Api {
         Err(Refusal { status: 404, ..Refusal::param("model", message) }.code("model_not_found"))
     }
 
-    async fn generate(&self, kind: Kind, body: Vec<u8>) -> Result<Response, Refusal> {
+    async fn generate(&self, kind: Shape, body: Vec<u8>) -> Result<Response, Refusal> {
         let Some(model) = self.model.borrow().clone() else {
             return Err(Refusal::new(503, "The model is still loading.").retry_after_s(1));
         };
@@ -140,12 +168,12 @@ impl Api {
 }
 
 /// Turns a body into requests to the scheduler; with them comes the model's name, if the body has one.
-fn prepare(kind: Kind, body: &[u8], text: &Text) -> Result<(Option<String>, Prepared), Refusal> {
+fn prepare(kind: Shape, body: &[u8], text: &Text) -> Result<(Option<String>, Prepared), Refusal> {
     let mut fields = fields::Fields::parse(body)?;
     let name = fields.text("model")?;
     let prepared = match kind {
-        Kind::Chat => chat::prepare(fields, text)?,
-        Kind::Completion => completions::prepare(fields, text)?,
+        Shape::Chat => chat::prepare(fields, text)?,
+        Shape::Completion => completions::prepare(fields, text)?,
     };
     Ok((name, prepared))
 }
@@ -172,7 +200,7 @@ struct Paths(Rc<Api>);
 impl Service for Paths {
     fn methods(&self, path: &str) -> &'static [Method] {
         match path {
-            "/health" | "/v1/models" => &[Method::Get],
+            "/health" | "/metrics" | "/v1/models" => &[Method::Get],
             "/v1/chat/completions" | "/v1/completions" => &[Method::Post],
             path if path.starts_with("/v1/models/") => &[Method::Get],
             _ => &[],

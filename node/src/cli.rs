@@ -4,12 +4,20 @@
 
 mod benchmark;
 mod chat;
+mod config;
 mod generate;
+mod identity;
 mod inspect;
+mod logs;
+mod p2p;
 mod perplexity;
 mod run;
 mod serve;
+mod service;
+mod setup;
+mod start;
 mod stats;
+mod status;
 mod sweep;
 mod tokenize;
 
@@ -19,7 +27,7 @@ use argh::FromArgs;
 
 use crate::exit::{Exit, Failure};
 
-/// A node for decentralised AI: runs language models on this machine.
+/// A node for decentralised AI: runs language models, and finds others of its kind.
 #[derive(FromArgs)]
 struct Arguments {
     /// print the version
@@ -34,6 +42,17 @@ struct Arguments {
 enum Command {
     Run(run::Run),
     Serve(serve::Serve),
+    Setup(setup::Setup),
+    Start(start::Start),
+    Stop(start::Stop),
+    Restart(start::Restart),
+    Status(status::Status),
+    Logs(logs::Logs),
+    P2p(p2p::P2p),
+    Announce(p2p::Announce),
+    Identity(identity::IdentityCommand),
+    Config(config::ConfigCommand),
+    Service(service::Service),
     Inspect(inspect::Inspect),
     Benchmark(benchmark::Benchmark),
     Perplexity(perplexity::Perplexity),
@@ -80,6 +99,17 @@ fn command_line() -> Result<Exit, Failure> {
     match arguments.command {
         Some(Command::Run(command)) => command.execute(),
         Some(Command::Serve(command)) => command.execute(),
+        Some(Command::Setup(command)) => command.execute(),
+        Some(Command::Start(command)) => command.execute(),
+        Some(Command::Stop(command)) => command.execute(),
+        Some(Command::Restart(command)) => command.execute(),
+        Some(Command::Status(command)) => command.execute(),
+        Some(Command::Logs(command)) => command.execute(),
+        Some(Command::P2p(command)) => command.execute(),
+        Some(Command::Announce(command)) => command.execute(),
+        Some(Command::Identity(command)) => command.execute(),
+        Some(Command::Config(command)) => command.execute(),
+        Some(Command::Service(command)) => command.execute(),
         Some(Command::Inspect(command)) => command.execute(),
         Some(Command::Benchmark(command)) => command.execute(),
         Some(Command::Perplexity(command)) => command.execute(),
@@ -130,7 +160,24 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         let help = Arguments::from_args(&["kwaainet"], &["--help"]).map(|_| ()).unwrap_err();
-        for command in ["run", "serve", "inspect", "benchmark", "perplexity", "tokenize"] {
+        for command in [
+            "run",
+            "serve",
+            "setup",
+            "start",
+            "stop",
+            "restart",
+            "status",
+            "logs",
+            "p2p",
+            "identity",
+            "config",
+            "service",
+            "inspect",
+            "benchmark",
+            "perplexity",
+            "tokenize",
+        ] {
             assert!(help.output.contains(command), "{}", help.output);
             let help = Arguments::from_args(&["kwaainet"], &[command, "--help"]).map(|_| ()).unwrap_err();
             assert!(help.status.is_ok());

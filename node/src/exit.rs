@@ -16,14 +16,43 @@ pub enum Exit {
     Failure = 1,
     /// The command line asks for something that can't be done.
     Usage = 2,
+    /// No node runs that could be asked or stopped.
+    NotRunning = 3,
+    /// A node of this home folder runs already.
+    AlreadyRunning = 4,
     /// The processor lacks what this build or `KWAAINET_KERNELS` needs.
     WrongProcessor = 64,
     /// The model's files are broken, or of a kind that isn't supported.
     BrokenModel = 65,
     /// The model doesn't fit into memory.
     DoesNotFit = 69,
+    /// The identity can't be had: its file is missing, broken, open to others, or sealed and nobody opens it.
+    NoIdentity = 77,
+    /// `config.toml` or a setting in the environment is wrong.
+    Config = 78,
     /// Ended by Ctrl-C.
     Interrupted = 130,
+}
+
+impl Exit {
+    const ALL: [Exit; 11] = [
+        Exit::Success,
+        Exit::Failure,
+        Exit::Usage,
+        Exit::NotRunning,
+        Exit::AlreadyRunning,
+        Exit::WrongProcessor,
+        Exit::BrokenModel,
+        Exit::DoesNotFit,
+        Exit::NoIdentity,
+        Exit::Config,
+        Exit::Interrupted,
+    ];
+
+    /// The code of a process of this binary; [`Exit::Failure`] for any that it doesn't have.
+    pub fn from_code(code: i32) -> Exit {
+        Exit::ALL.into_iter().find(|exit| *exit as i32 == code).unwrap_or(Exit::Failure)
+    }
 }
 
 /// Why a command failed: a sentence for standard error, and the exit code.
@@ -60,6 +89,19 @@ impl From<Error> for Failure {
             Error::DoesNotFit { .. } => Exit::DoesNotFit,
             Error::Request { .. } => Exit::Usage,
             Error::Io { .. } => Exit::Failure,
+        };
+        Failure::new(exit, error.to_string())
+    }
+}
+
+impl From<kwaainet_trust::Error> for Failure {
+    fn from(error: kwaainet_trust::Error) -> Self {
+        use kwaainet_trust::Error as Trust;
+        let exit = match &error {
+            Trust::Io { .. } | Trust::Exists(_) => Exit::Failure,
+            Trust::Exposed { .. } | Trust::Broken(_) | Trust::Sealed | Trust::WrongPassphrase => {
+                Exit::NoIdentity
+            }
         };
         Failure::new(exit, error.to_string())
     }

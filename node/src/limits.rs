@@ -1,4 +1,4 @@
-//! Every bound of the front door and of the API, with unit and reason.
+//! Every bound of the front door, of the API and of the node's own files, with unit and reason.
 //!
 //! Nothing that a client sends makes the node grow past these: the worst case of the door is
 //! `CONNECTIONS_MAX * (HEAD_BYTES_MAX + BODY_BYTES_MAX)`, 33 MB, and it takes clients that really send those
@@ -65,3 +65,53 @@ pub const WAITING_MAX: usize = 32;
 pub const API_KEY_BYTES_MAX: usize = 512;
 /// A prompt that comes from standard input, in bytes.
 pub const PROMPT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// `config.toml`, in bytes: all settings with a page of comment each.
+pub const CONFIG_BYTES_MAX: u64 = 64 * 1024;
+/// Entries of a list in the settings: more bootstrap peers or origins than these help nobody.
+pub const CONFIG_LIST_MAX: usize = 64;
+/// A text in the settings, in bytes; paths are the longest.
+pub const CONFIG_TEXT_BYTES_MAX: usize = 4096;
+
+/// The log, in bytes, before a new one is begun: a week of a quiet node, and nothing for an SD card.
+pub const LOG_BYTES_MAX: u64 = 1024 * 1024;
+/// Logs that are kept, the one that is written included.
+pub const LOG_FILES_MAX: usize = 3;
+/// One line of it, in bytes; the rest is cut, since parts of lines come from peers.
+pub const LOG_LINE_BYTES_MAX: usize = 2048;
+/// Lines that `logs` shows at most; all logs together hold no more of usual length.
+pub const LOG_LINES_MAX: usize = 100_000;
+
+/// A question on the control socket, in bytes: a word and an address.
+pub const QUESTION_BYTES_MAX: usize = 8 * 1024;
+/// An answer on it, in bytes: as many peers as a node can know.
+pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Questions at once; they come from this user's own commands.
+pub const QUESTIONS_MAX: usize = 16;
+/// From the connection to the whole question.
+pub const QUESTION_TIME_MAX: Duration = Duration::from_secs(5);
+/// From the question to the answer: longer than any call over the network may take.
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(90);
+/// Pings of one `p2p peers ping`.
+pub const PINGS_MAX: u64 = 1000;
+
+/// The first wait before a failed part is started again.
+pub const RESTART_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest; doubling from the first, it is reached after six failures.
+pub const RESTART_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A part that ran for so long is sound, and its next failure counts as its first.
+pub const RESTART_FORGIVEN_AFTER: Duration = Duration::from_secs(120);
+/// A node that starts waits so long for its model before it calls itself ready without it.
+pub const READY_PATIENCE: Duration = Duration::from_secs(2);
+/// `start --daemon` waits so long for the node to be ready; a board may pack and hash for a while.
+pub const START_TIME_MAX: Duration = Duration::from_secs(60);
+/// `stop` waits so long for the node to end: running answers and the farewell to peers, and some.
+pub const STOP_TIME_MAX: Duration = Duration::from_secs(20);
+/// The network gets so long to say farewell.
+pub const FAREWELL_TIME_MAX: Duration = Duration::from_secs(3);
+/// How often the supervisor looks whether the network is there.
+pub const NETWORK_LOOK: Duration = Duration::from_secs(10);
+/// Peers by which the DHT is joined at once: each is asked, and each answers with its neighbours.
+pub const JOIN_PEERS_MAX: usize = 32;
+/// Between the answer to `stop` and the stop.
+pub const LAST_WORD_TIME: Duration = Duration::from_millis(50);

@@ -4,11 +4,22 @@
 
 mod api;
 mod cli;
+mod config;
+mod control;
 mod door;
 mod exit;
 mod home;
+mod http;
 mod limits;
+mod lock;
+mod log;
+mod metrics;
 mod model;
+mod network;
+mod node;
+mod notify;
+mod parts;
+mod passphrase;
 mod signals;
 
 fn main() -> std::process::ExitCode {

@@ -181,9 +181,14 @@ impl Method {
             Some(id) => envelope::answer(&id, &result),
             None => plain_answer(result),
         };
+        // An answer on its way takes memory as a request does, and a caller that asks much and reads slowly could
+        // make it grow.
+        let sending = self.budget.reserve(peer, frame.len(), Instant::now());
+        let sending =
+            sending.ok_or_else(|| CallError::Broken("too much is on its way already".to_owned()))?;
         stream.write_all(&frame).await.map_err(broken)?;
         stream.close().await.map_err(broken)?;
-        drop(room);
+        drop((room, sending));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Every bound of the network, with unit and reason.
 //!
 //! Nothing that a peer sends makes the node grow past these. The worst case of buffered bytes is
-//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, 96 MiB, and it takes peers that really
+//! `INBOUND_STREAMS_MAX * STREAM_WINDOW_BYTES + BYTES_IN_FLIGHT_MAX`, 128 MiB, and it takes peers that really
 //! send them. A connection itself costs about 75 kB (measured).
 
 use std::time::Duration;
@@ -51,12 +51,13 @@ pub const PING_TIME_MAX: Duration = Duration::from_secs(20);
 pub const STREAM_WINDOW_BYTES: usize = 256 * 1024;
 /// Streams of one connection, both ways together. A peer that opens more loses the connection, by yamux.
 pub const STREAMS_PER_CONNECTION_MAX: usize = 256;
-/// Streams that one connection's peer holds open; more are reset one by one.
-pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 64;
-/// Streams that all peers together hold open: 64 MiB of windows at worst.
-pub const INBOUND_STREAMS_MAX: usize = 256;
+/// Streams that one connection's peer holds open; more are reset one by one. A Hivemind peer that stores a
+/// hundred records opens as many at once.
+pub const INBOUND_STREAMS_PER_CONNECTION_MAX: usize = 160;
+/// Streams that all peers together hold open: 96 MiB of windows at worst.
+pub const INBOUND_STREAMS_MAX: usize = 384;
 /// Inbound streams of one connection that still negotiate their protocol.
-pub const NEGOTIATIONS_MAX: usize = 32;
+pub const NEGOTIATIONS_MAX: usize = INBOUND_STREAMS_PER_CONNECTION_MAX;
 /// From a stream's opening to its protocol.
 pub const NEGOTIATION_TIME_MAX: Duration = Duration::from_secs(10);
 /// A line of the negotiation, in bytes: names are below 100.

@@ -66,7 +66,10 @@ impl Connection {
             let patience = if index == 1 { HEAD_TIME_MAX } else { IDLE_TIME_MAX };
             let head = match self.read_head(patience).await {
                 Ok(head) => head,
-                Err(Failed::Last(response)) => return self.turn_away(response).await,
+                Err(Failed::Last(response)) => {
+                    door.counts().answered(response.status);
+                    return self.turn_away(response).await;
+                }
                 Err(Failed::Gone) => return,
             };
             let may_stay = head.keep_alive && index < REQUESTS_PER_CONNECTION_MAX && door.has_room();
@@ -91,13 +94,14 @@ impl Connection {
             Err(Failed::Gone) => return Err(Gone),
             Err(Failed::Last(mut response)) => {
                 response.headers.extend(door.guard().cors(&head));
+                door.counts().answered(response.status);
                 self.turn_away(response).await;
                 return Err(Gone);
             }
         };
         response.headers.extend(door.guard().cors(&head));
         let may_stay = may_stay && !door.is_draining();
-        self.write(response, &head, may_stay).await?;
+        self.write(door, response, &head, may_stay).await?;
         if may_stay { Ok(()) } else { Err(Gone) }
     }
 
@@ -168,12 +172,19 @@ impl Connection {
         }
     }
 
-    async fn write(&mut self, response: Response, head: &Head, keep_alive: bool) -> Result<(), Gone> {
+    async fn write(
+        &mut self,
+        door: &Door,
+        response: Response,
+        head: &Head,
+        keep_alive: bool,
+    ) -> Result<(), Gone> {
+        door.counts().answered(response.status);
         let mut bytes = response.head(keep_alive, head.is_http_1_1).into_bytes();
         let events = match response.body {
             Body::Empty => None,
             _ if head.method == Method::Head => None,
-            Body::Json(body) => {
+            Body::Whole(_, body) => {
                 bytes.extend(body);
                 None
             }
@@ -212,7 +223,7 @@ impl Connection {
     /// overtake the answer; so what it still sends is thrown away for a moment.
     pub(super) async fn turn_away(&mut self, response: Response) {
         let mut bytes = response.head(false, true).into_bytes();
-        if let Body::Json(body) = response.body {
+        if let Body::Whole(_, body) = response.body {
             bytes.extend(body);
         }
         if write_all(&mut self.writer, &bytes).await.is_err()

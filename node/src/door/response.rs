@@ -13,8 +13,8 @@ pub type Events = Pin<Box<dyn Stream<Item = Vec<u8>>>>;
 pub enum Body {
     /// Nothing.
     Empty,
-    /// JSON, sent with its length.
-    Json(Vec<u8>),
+    /// Bytes of a media type, sent with their length.
+    Whole(&'static str, Vec<u8>),
     /// A stream of events, each sent at once.
     Events(Events),
 }
@@ -37,7 +37,12 @@ impl Response {
 
     /// A JSON answer that is written already.
     pub fn json_bytes(status: u16, bytes: Vec<u8>) -> Self {
-        Response { status, headers: Vec::new(), body: Body::Json(bytes) }
+        Response { status, headers: Vec::new(), body: Body::Whole("application/json", bytes) }
+    }
+
+    /// A text of a media type.
+    pub fn text(status: u16, media_type: &'static str, text: String) -> Self {
+        Response { status, headers: Vec::new(), body: Body::Whole(media_type, text.into_bytes()) }
     }
 
     /// A stream of events.
@@ -58,8 +63,9 @@ impl Response {
         match &self.body {
             Body::Empty if self.status == 204 => {}
             Body::Empty => head.push_str("Content-Length: 0\r\n"),
-            Body::Json(bytes) => {
-                let _ = write!(head, "Content-Type: application/json\r\nContent-Length: {}\r\n", bytes.len());
+            Body::Whole(media_type, bytes) => {
+                let length = bytes.len();
+                let _ = write!(head, "Content-Type: {media_type}\r\nContent-Length: {length}\r\n");
             }
             Body::Events(_) => {
                 head.push_str("Content-Type: text/event-stream\r\nCache-Control: no-cache\r\n");

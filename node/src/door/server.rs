@@ -15,6 +15,8 @@ use crate::limits::{
     ACCEPT_PAUSE, CONNECTIONS_MAX, CONNECTIONS_PER_ADDRESS_MAX, DRAIN_TIME_MAX, TURNED_AWAY_MAX,
 };
 
+use crate::metrics::{self, DoorCounts};
+
 use super::Service;
 use super::connection::Connection;
 use super::guard::Guard;
@@ -32,11 +34,12 @@ pub struct Door {
     turned_away: Cell<usize>,
     busy: Cell<usize>,
     draining: Cell<bool>,
+    counts: Rc<DoorCounts>,
 }
 
 impl Door {
     /// A door that nobody knocks at yet.
-    pub fn new(guard: Guard, service: Box<dyn Service>) -> Rc<Self> {
+    pub fn new(guard: Guard, service: Box<dyn Service>, counts: Rc<DoorCounts>) -> Rc<Self> {
         Rc::new(Door {
             guard,
             service,
@@ -45,6 +48,7 @@ impl Door {
             turned_away: Cell::new(0),
             busy: Cell::new(0),
             draining: Cell::new(false),
+            counts,
         })
     }
 
@@ -61,6 +65,7 @@ impl Door {
                 match listener.accept().await {
                     Ok((stream, peer)) => {
                         let connection = Connection::new(stream);
+                        metrics::add(&self.counts.connections);
                         match self.place(peer.ip()) {
                             Some(place) => executor.spawn(async move {
                                 connection.serve(&place.door).await;
@@ -95,6 +100,10 @@ impl Door {
         &*self.service
     }
 
+    pub(super) fn counts(&self) -> &DoorCounts {
+        &self.counts
+    }
+
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
     }
@@ -120,10 +129,12 @@ impl Door {
         }
         addresses.insert(address, here + 1);
         self.open.set(self.open.get() + 1);
+        self.counts.open.set(self.open.get() as u64);
         Some(Place { door: self.clone(), address })
     }
 
     fn crowd(self: &Rc<Self>) -> Option<Crowd> {
+        metrics::add(&self.counts.turned_away);
         (self.turned_away.get() < TURNED_AWAY_MAX).then(|| {
             self.turned_away.set(self.turned_away.get() + 1);
             Crowd(self.clone())
@@ -146,6 +157,7 @@ struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.door.open.set(self.door.open.get() - 1);
+        self.door.counts.open.set(self.door.open.get() as u64);
         let mut addresses = self.door.addresses.borrow_mut();
         if let Some(count) = addresses.get_mut(&self.address) {
             *count -= 1;

@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -72,7 +73,7 @@ fn open(guard: Guard) -> (SocketAddr, Arc<AtomicUsize>) {
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         let executor = LocalExecutor::new();
-        let door = Door::new(guard, Box::new(service));
+        let door = Door::new(guard, Box::new(service), Rc::default());
         let listener = smol::Async::new(listener).unwrap().into();
         smol::block_on(executor.run(door.run(listener, &executor, std::future::pending())));
     });

@@ -1,9 +1,9 @@
 //! Names of identities: `did:key`, `did:peer`, and their document.
 //!
-//! `did:key:z…` (W3C Credentials Community Group, The did:key Method) and `did:peer:0z…` (Peer DID Method, method
-//! 0, an inception key without a document) hold the public key itself: base 58 of its multicodec and its bytes.
-//! KwaaiNet writes `did:peer:` and a bare PeerId, which is no valid form of that method; it is read as an alias
-//! and never written as a name of ours.
+//! `did:key:z…` (W3C Credentials Community Group, The did:key Method) and `did:peer:0z…` (Peer DID Method,
+//! method 0, an inception key without a document) hold the public key itself: base 58 of its multicodec and
+//! its bytes. KwaaiNet writes `did:peer:` and a bare PeerId, which is no valid form of that method; it is
+//! read as an alias and never written as a name of ours.
 
 use std::fmt;
 
@@ -196,10 +196,10 @@ mod tests {
     const ZERO_DID: &str = "did:key:z6MkiTBz1ymuepAQ4HEHYSF1H8quG5GLVVQR3djdX3mDooWp";
     /// The RSA-2048 vector of the did:key method.
     const RSA_DID: &str = concat!(
-        "did:key:z4MXj1wBzi9jUstyPMS4jQqB6KdJaiatPkAtVtGc6bQEQEEsKTic4G7Rou3iBf9vPmT5dbkm9qsZsuVNjq8HCuW1w24n",
-        "hBFGkRE4cd2Uf2tfrB3N7h4mnyPp1BF3ZttHTYv3DLUPi1zMdkULiow3M1GfXkoC6DoxDUm1jmN6GBj22SjVsr6dxezRVQc7aj9",
-        "TxE7JLbMH1wh5X3kA58H3DFW8rnYMakFGbca5CB2Jf6CnGQZmL7o5uJAdTwXfy2iiiyPxXEGerMhHwhjTA1mKYobyk2CpeEcmvy",
-        "nADfNZ5MBvcCS7m3XkFCMNUYBS9NQ3fze6vMSUPsNa6GVYmKx2x6JrdEjCk3qRMMmyjnjCMfR4pXbRMZa3i"
+        "did:key:z4MXj1wBzi9jUstyPMS4jQqB6KdJaiatPkAtVtGc6bQEQEEsKTic4G7Rou3iBf9vPmT5dbkm9qsZsuVNjq8HCuW1",
+        "w24nhBFGkRE4cd2Uf2tfrB3N7h4mnyPp1BF3ZttHTYv3DLUPi1zMdkULiow3M1GfXkoC6DoxDUm1jmN6GBj22SjVsr6dxezR",
+        "VQc7aj9TxE7JLbMH1wh5X3kA58H3DFW8rnYMakFGbca5CB2Jf6CnGQZmL7o5uJAdTwXfy2iiiyPxXEGerMhHwhjTA1mKYoby",
+        "k2CpeEcmvynADfNZ5MBvcCS7m3XkFCMNUYBS9NQ3fze6vMSUPsNa6GVYmKx2x6JrdEjCk3qRMMmyjnjCMfR4pXbRMZa3i"
     );
 
     fn zero() -> Identity {

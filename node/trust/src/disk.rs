@@ -1,8 +1,9 @@
 //! Files that are never seen half-written, and secrets that nobody else can read.
 //!
-//! A file is written beside its place, brought to the disk and then given its name, so that whoever reads finds
-//! the old or the new one whole, whenever the power goes. What a killed writer leaves behind is swept away by the
-//! next one: a writer holds a lock on its half-written file, and a lock without a holder tells who died.
+//! A file is written beside its place, brought to the disk and then given its name, so that whoever reads
+//! finds the old or the new one whole, whenever the power goes. What a killed writer leaves behind is swept
+//! away by the next one: a writer holds a lock on its half-written file, and a lock without a holder tells
+//! who died.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -36,7 +37,8 @@ pub fn create(path: &Path, bytes: &[u8], readers: Readers) -> Result<(), Error> 
     })
 }
 
-/// Makes a folder, and those above it, that only its owner can enter. One that is there already is left as it is.
+/// Makes a folder, and those above it, that only its owner can enter. One that is there already is left as it
+/// is.
 pub fn create_folder(path: &Path) -> Result<(), Error> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);

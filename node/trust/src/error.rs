@@ -48,8 +48,8 @@ impl fmt::Display for Error {
             Error::Exists(path) => write!(f, "{} is there already and is not overwritten", path.display()),
             Error::Exposed { path, mode } => write!(
                 f,
-                "others can read the key file {path} (mode {mode:04o}); `chmod 600 {path}` mends that, and if \
-                 others use this machine, a new key is wiser",
+                "others can read the key file {path} (mode {mode:04o}); `chmod 600 {path}` mends that, and \
+                 if others use this machine, a new key is wiser",
                 path = path.display()
             ),
             Error::Broken(what) => f.write_str(what),

@@ -1,12 +1,12 @@
 //! A node's identity: a key pair, and the bytes that it is stored as.
 //!
-//! The bytes are the libp2p `PrivateKey` message and nothing else (libp2p specification, peer-ids), as KwaaiNet,
-//! Hivemind and p2pd write them: Ed25519 for all keys made here, and RSA of 2048 bits or more for those that
-//! Hivemind made.
+//! The bytes are the libp2p `PrivateKey` message and nothing else (libp2p specification, peer-ids), as
+//! KwaaiNet, Hivemind and p2pd write them: Ed25519 for all keys made here, and RSA of 2048 bits or more for
+//! those that Hivemind made.
 //!
-//! What is wiped: the stored form here, and the Ed25519 half inside libp2p's pair when its last copy is dropped.
-//! What is not: the numbers of an RSA key inside the signing library (ring), which has no means for it, and what
-//! the network copies of a pair while it runs.
+//! What is wiped: the stored form here, and the Ed25519 half inside libp2p's pair when its last copy is
+//! dropped. What is not: the numbers of an RSA key inside the signing library (ring), which has no means for
+//! it, and what the network copies of a pair while it runs.
 
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl Identity {
         }
         let pair = Keypair::from_protobuf_encoding(bytes).map_err(|error| {
             Error::Broken(format!(
-                "these {} bytes are no libp2p private key of a kind that is known here (Ed25519, RSA): {error}",
+                "these {} bytes are no libp2p private key of a kind known here (Ed25519, RSA): {error}",
                 bytes.len()
             ))
         })?;
@@ -56,7 +56,8 @@ impl Identity {
             KeyType::RSA => {}
             other => {
                 return Err(Error::Broken(format!(
-                    "the key is of the kind {other:?}; nodes use Ed25519, or RSA of {RSA_BITS_MIN} bits or more"
+                    "the key is of the kind {other:?}; nodes use Ed25519, or RSA of {RSA_BITS_MIN} bits or \
+                     more"
                 )));
             }
         }

@@ -1,8 +1,9 @@
 //! The file that holds an identity.
 //!
-//! Bare, its bytes are the stored form of [`crate::identity`] and nothing else, so that KwaaiNet, Hivemind and
-//! p2pd read it; with a passphrase they are sealed. A new file is its owner's alone from the first byte and never
-//! takes the place of another; one that others could read is refused, with the command that mends it.
+//! Bare, its bytes are the stored form of [`crate::identity`] and nothing else, so that KwaaiNet, Hivemind
+//! and p2pd read it; with a passphrase they are sealed. A new file is its owner's alone from the first byte
+//! and never takes the place of another; one that others could read is refused, with the command that mends
+//! it.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +15,8 @@ use crate::disk::{self, Readers};
 use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::{Error, Identity, Secret, sealed};
 
-/// Reads an identity. `passphrase` is asked only if the file is sealed; `None` from it means that there is none.
+/// Reads an identity. `passphrase` is asked only if the file is sealed; `None` from it means that there is
+/// none.
 ///
 /// # Errors
 /// [`Error::Exposed`] if others can read the file, [`Error::Sealed`] without a passphrase, and what

@@ -1,7 +1,7 @@
 //! Keys and identities of nodes.
 //!
-//! It exists so that everyone knows whom they deal with; it does not know the network. An identity is a key; what
-//! it is called (a PeerId, a DID) follows from the key alone and is compared by it, never as text.
+//! It exists so that everyone knows whom they deal with; it does not know the network. An identity is a key;
+//! what it is called (a PeerId, a DID) follows from the key alone and is compared by it, never as text.
 
 pub mod did;
 pub mod disk;

@@ -11,8 +11,8 @@ pub const PASSPHRASE_BYTES_MAX: usize = 1024;
 /// Modulus of an RSA key, in bits: what the libp2p specification and the signing library accept.
 pub const RSA_BITS_MIN: usize = 2048;
 
-/// Memory that opening a sealed key may take, in KiB. The file says how much, and a board of 512 MB must not be
-/// brought down by a file.
+/// Memory that opening a sealed key may take, in KiB. The file says how much, and a board of 512 MB must not
+/// be brought down by a file.
 pub const SEAL_MEMORY_KIB_MAX: u32 = 256 * 1024;
 /// The least that is accepted, in KiB, so that nobody can make a file that is sealed in name only.
 pub const SEAL_MEMORY_KIB_MIN: u32 = 8 * 1024;

@@ -1,7 +1,7 @@
 //! A key sealed by a passphrase.
 //!
-//! Argon2id (RFC 9106) makes a key of the passphrase, XChaCha20-Poly1305 seals the stored form with it. The whole
-//! header is authenticated, and what it asks for is bounded before anything is computed.
+//! Argon2id (RFC 9106) makes a key of the passphrase, XChaCha20-Poly1305 seals the stored form with it. The
+//! whole header is authenticated, and what it asks for is bounded before anything is computed.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -12,8 +12,8 @@
 //! | 45..69 | nonce |
 //! | 69.. | the sealed stored form and its tag of 16 bytes |
 
-use argon2::{Algorithm, Argon2, Version};
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use argon2::{Algorithm, Argon2, ParamsBuilder, Version};
+use chacha20poly1305::aead::{AeadInPlace, KeyInit};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
@@ -28,6 +28,8 @@ const VERSION: u8 = 1;
 const SALT_AT: usize = 29;
 const NONCE_AT: usize = 45;
 const HEADER_BYTES: usize = 69;
+/// Poly1305's.
+const TAG_BYTES: usize = 16;
 
 /// What Argon2id costs.
 #[derive(Clone, Copy)]
@@ -60,17 +62,20 @@ fn seal_at(stored: &[u8], passphrase: &[u8], cost: Cost) -> Result<Vec<u8>, Erro
         .map_err(|error| Error::Broken(format!("the system gives no randomness: {error}")))?;
     out.extend(random);
     let cipher = cipher(&out, passphrase)?;
-    let nonce = XNonce::from_slice(&out[NONCE_AT..HEADER_BYTES]);
-    let sealed = cipher.encrypt(nonce, Payload { msg: stored, aad: &out });
-    out.extend(sealed.map_err(|_| Error::Broken("the key is too long to be sealed".into()))?);
+    let mut body = Zeroizing::new(Vec::with_capacity(stored.len() + TAG_BYTES));
+    body.extend_from_slice(stored);
+    cipher
+        .encrypt_in_place(XNonce::from_slice(&out[NONCE_AT..HEADER_BYTES]), &out, &mut *body)
+        .map_err(|_| Error::Broken("the key is too long to be sealed".into()))?;
+    out.extend_from_slice(&body);
     Ok(out)
 }
 
 /// Opens what [`seal`] made.
 ///
 /// # Errors
-/// [`Error::Broken`] if it is of another version or asks for more than the limits, [`Error::WrongPassphrase`] if
-/// the passphrase is another or a byte was changed.
+/// [`Error::Broken`] if it is of another version or asks for more than the limits, [`Error::WrongPassphrase`]
+/// if the passphrase is another or a byte was changed.
 pub fn open(sealed: &[u8], passphrase: &[u8]) -> Result<Secret, Error> {
     let broken = |what: String| Err(Error::Broken(format!("the sealed key {what}")));
     if sealed.len() > KEY_FILE_BYTES_MAX || sealed.len() < HEADER_BYTES {
@@ -81,12 +86,15 @@ pub fn open(sealed: &[u8], passphrase: &[u8]) -> Result<Secret, Error> {
         return broken(format!("is of version {}; this node reads version {VERSION}", header[16]));
     }
     let cipher = cipher(header, passphrase)?;
-    let nonce = XNonce::from_slice(&header[NONCE_AT..]);
-    let opened = cipher.decrypt(nonce, Payload { msg: body, aad: header });
-    opened.map(Zeroizing::new).map_err(|_| Error::WrongPassphrase)
+    let mut body = Zeroizing::new(body.to_vec());
+    cipher
+        .decrypt_in_place(XNonce::from_slice(&header[NONCE_AT..]), header, &mut *body)
+        .map_err(|_| Error::WrongPassphrase)?;
+    Ok(body)
 }
 
-/// The cipher for a header and a passphrase. Its memory is wiped by the library, the block of Argon2id by its own.
+/// The cipher for a header and a passphrase. Its memory is wiped by the library, the block of Argon2id by its
+/// own.
 fn cipher(header: &[u8], passphrase: &[u8]) -> Result<XChaCha20Poly1305, Error> {
     if passphrase.is_empty() || passphrase.len() > PASSPHRASE_BYTES_MAX {
         return Err(Error::Broken(format!("a passphrase has 1 to {PASSPHRASE_BYTES_MAX} bytes")));
@@ -103,8 +111,13 @@ fn cipher(header: &[u8], passphrase: &[u8]) -> Result<XChaCha20Poly1305, Error> 
             cost.memory_kib, cost.passes, cost.lanes
         )));
     }
-    let costs = argon2::Params::new(cost.memory_kib, cost.passes, cost.lanes, Some(32));
-    let costs = costs.expect("the limits lie inside Argon2's own");
+    let costs = ParamsBuilder::new()
+        .m_cost(cost.memory_kib)
+        .t_cost(cost.passes)
+        .p_cost(cost.lanes)
+        .output_len(32)
+        .build()
+        .expect("the limits lie inside Argon2's own");
     let mut key = Zeroizing::new([0; 32]);
     Argon2::new(Algorithm::Argon2id, Version::V0x13, costs)
         .hash_password_into(passphrase, &header[SALT_AT..NONCE_AT], key.as_mut_slice())

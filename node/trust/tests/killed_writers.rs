@@ -1,7 +1,7 @@
 //! Writers that are killed at any moment never leave a broken file.
 //!
-//! The test starts itself again as a writer that never ends, kills it, and looks at the file: 200 times each for
-//! a file that is replaced (settings, peers) and one that is made (an identity).
+//! The test starts itself again as a writer that never ends, kills it, and looks at the file: 200 times each
+//! for a file that is replaced (settings, peers) and one that is made (an identity).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

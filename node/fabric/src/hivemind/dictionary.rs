@@ -52,6 +52,8 @@ impl Subkey {
         } else if bytes.len() > SUBKEY_BYTES_MAX {
             Err(Malformed(format!("a subkey has {} bytes; it has at most {SUBKEY_BYTES_MAX}", bytes.len())))
         } else {
+            // What is kept can be read again: it nests no deeper than may be.
+            Value::decode(&bytes)?;
             Ok(Subkey(bytes.into()))
         }
     }
@@ -179,6 +181,8 @@ mod tests {
         assert!(text(SUBKEY_BYTES_MAX - 2).unwrap_err().0.contains("2049 bytes"));
         assert!(Subkey::decode(&[0x90]).unwrap_err().0.contains("can't be compared"));
         assert!(Subkey::decode(&[0xc0]).is_err());
+        let deep = (0..20).fold(Value::Bool(true), |inside, _| Value::Tuple(vec![inside]));
+        assert!(Subkey::new(&deep).unwrap_err().0.contains("deeper than 16 levels"));
         // The same number in a longer form is the same subkey.
         assert_eq!(Subkey::decode(&[0xcd, 0, 7]).unwrap(), Subkey::decode(&[7]).unwrap());
     }

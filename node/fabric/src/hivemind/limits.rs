@@ -8,7 +8,7 @@ use std::time::Duration;
 // Messages.
 
 /// Longest request or answer of the DHT's methods, in bytes. The protocol would carry 4 MiB; records are some
-/// hundred bytes, and on a small board sixty calls at once must fit into memory.
+/// hundred bytes, and on a small board many calls at once must fit into memory.
 pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Most keys in one `rpc_find`. Hivemind asks for 16, KwaaiNet for all blocks of a model, at most 126.
 pub const FIND_KEYS_MAX: usize = 256;
@@ -20,10 +20,11 @@ pub const FIND_KEYS_ASKED_MAX: usize = 16;
 pub const NEIGHBOURS_MAX: usize = 20;
 /// Longest peer id in a message, in bytes; libp2p's own ids have at most 42.
 pub const PEER_ID_BYTES_MAX: usize = 64;
-/// Most calls of one method that are answered at one time; with the longest answers, 64 MiB of them.
-pub const CALLS_MAX: usize = 64;
-/// The same for one peer. Hivemind stores many records with as many calls side by side.
-pub const CALLS_PER_PEER_MAX: usize = 48;
+/// Most calls of one method that are answered at one time. Their bytes are bounded by the fabric, whatever
+/// their count.
+pub const CALLS_MAX: usize = 256;
+/// The same for one peer. Hivemind stores a hundred records with as many calls side by side.
+pub const CALLS_PER_PEER_MAX: usize = 128;
 /// Longest time that answering a call may take: the callers wait 3 s.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(5);
 

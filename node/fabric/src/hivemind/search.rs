@@ -96,7 +96,7 @@ impl Target {
         let lacking = answered.find(|(_, until)| *until < expiration).map(|(peer, _)| peer);
         Outcome {
             lacking,
-            nearest: self.nodes.into_values().map(|(node, _)| node).collect(),
+            nearest: self.nodes.into_values().map(|(node, _)| node).take(BEAM_NODES_MAX).collect(),
             found: self.found,
             from_others: self.from_others,
         }

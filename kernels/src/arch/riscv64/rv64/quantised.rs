@@ -55,10 +55,14 @@ trait Panel {
     const WORDS: usize;
 
     /// The codes of rows `2 pair` and `2 pair + 1`: even columns, odd columns of every four.
-    fn words(block: &[u8], group: usize, pair: usize) -> [u64; WORDS];
+    fn words(block: &[u64], group: usize, pair: usize) -> [u64; WORDS];
 
-    fn row(block: &[u8], group: usize, row: usize) -> Row;
+    /// `halves` are those of the row's block: scale and minimum.
+    fn row(block: &[u8], group: usize, row: usize, halves: [f32; 2]) -> Row;
 }
+
+/// Scales and minimums of a block's rows as floats; formats without minimums have none to use.
+type Halves = [[f32; 2]; PANEL_ROWS];
 
 struct Q4_0;
 struct Q5_0;
@@ -66,17 +70,20 @@ struct Q4K;
 struct Q5K;
 struct Q6K;
 
-/// Eight bytes, of rows `2 pair` and `2 pair + 1`, of the vector at `offset`.
+/// Words of eight bytes in the longest block of a panel, Q6_K's.
+const BLOCK_WORDS_MAX: usize = 1680 / 8;
+
+/// Eight bytes, of rows `2 pair` and `2 pair + 1`, of the vector at byte `offset`.
 #[inline(always)]
-fn eight(block: &[u8], offset: usize, pair: usize) -> u64 {
-    u64::from_le_bytes(*block[offset + 8 * pair..].first_chunk().expect("blocks are whole"))
+fn eight(block: &[u64], offset: usize, pair: usize) -> u64 {
+    u64::from_le(block[offset / 8 + pair])
 }
 
 const NIBBLES: u64 = 15 * ONES;
 
 /// Nibbles of 32 columns, the low ones before the high ones.
 #[inline(always)]
-fn low_then_high(block: &[u8], offset: usize, pair: usize) -> [u64; WORDS] {
+fn low_then_high(block: &[u64], offset: usize, pair: usize) -> [u64; WORDS] {
     let mut words = [0; WORDS];
     for v in 0..4 {
         let bytes = eight(block, offset + 32 * v, pair);
@@ -90,7 +97,7 @@ fn low_then_high(block: &[u8], offset: usize, pair: usize) -> [u64; WORDS] {
 
 /// Low (`shift` 0) or high (4) nibbles of 32 columns.
 #[inline(always)]
-fn nibbles(block: &[u8], offset: usize, pair: usize, shift: usize) -> [u64; WORDS] {
+fn nibbles(block: &[u64], offset: usize, pair: usize, shift: usize) -> [u64; WORDS] {
     let mut words = [0; WORDS];
     for v in 0..8 {
         let bytes = eight(block, offset + 32 * v, pair) >> shift;
@@ -102,7 +109,7 @@ fn nibbles(block: &[u8], offset: usize, pair: usize, shift: usize) -> [u64; WORD
 
 /// Adds the fifth bits, bit `v` of each byte of the vector at `offset` to words `2 v` and `2 v + 1`.
 #[inline(always)]
-fn add_fifth_bits(words: &mut [u64; WORDS], block: &[u8], offset: usize, pair: usize) {
+fn add_fifth_bits(words: &mut [u64; WORDS], block: &[u64], offset: usize, pair: usize) {
     let bits = eight(block, offset, pair);
     for v in 0..8 {
         words[2 * v] |= (bits >> v & ONES) << 4;
@@ -117,13 +124,13 @@ impl Panel for Q4_0 {
     const WORDS: usize = 16; // 32 * 8 * 127 = 32512
 
     #[inline(always)]
-    fn words(block: &[u8], _: usize, pair: usize) -> [u64; WORDS] {
+    fn words(block: &[u64], _: usize, pair: usize) -> [u64; WORDS] {
         low_then_high(block, 16, pair)
     }
 
     #[inline(always)]
-    fn row(block: &[u8], _: usize, row: usize) -> Row {
-        Row { scale: half_at(block, 2 * row), parts: [1, 1], minimum: None }
+    fn row(_: &[u8], _: usize, _: usize, [scale, _]: [f32; 2]) -> Row {
+        Row { scale, parts: [1, 1], minimum: None }
     }
 }
 
@@ -134,27 +141,23 @@ impl Panel for Q5_0 {
     const WORDS: usize = 8; // 16 * 16 * 127 = 32512
 
     #[inline(always)]
-    fn words(block: &[u8], _: usize, pair: usize) -> [u64; WORDS] {
+    fn words(block: &[u64], _: usize, pair: usize) -> [u64; WORDS] {
         let mut words = low_then_high(block, 48, pair);
         add_fifth_bits(&mut words, block, 16, pair);
         words
     }
 
     #[inline(always)]
-    fn row(block: &[u8], _: usize, row: usize) -> Row {
-        Row { scale: half_at(block, 2 * row), parts: [1, 1], minimum: None }
+    fn row(_: &[u8], _: usize, _: usize, [scale, _]: [f32; 2]) -> Row {
+        Row { scale, parts: [1, 1], minimum: None }
     }
 }
 
 /// Scale and minimum of a row of Q4_K or Q5_K.
 #[inline(always)]
-fn row_with_minimum(block: &[u8], group: usize, row: usize) -> Row {
+fn row_with_minimum(block: &[u8], group: usize, row: usize, [scale, minimum]: [f32; 2]) -> Row {
     let part = |offset: usize| f32::from(block[offset + PANEL_ROWS * group + row]);
-    Row {
-        scale: half_at(block, 2 * row) * part(32),
-        parts: [1, 1],
-        minimum: Some(half_at(block, 16 + 2 * row) * part(96)),
-    }
+    Row { scale: scale * part(32), parts: [1, 1], minimum: Some(minimum * part(96)) }
 }
 
 impl Panel for Q4K {
@@ -164,13 +167,13 @@ impl Panel for Q4K {
     const WORDS: usize = 16;
 
     #[inline(always)]
-    fn words(block: &[u8], group: usize, pair: usize) -> [u64; WORDS] {
+    fn words(block: &[u64], group: usize, pair: usize) -> [u64; WORDS] {
         nibbles(block, 160 + 256 * (group / 2), pair, 4 * (group % 2))
     }
 
     #[inline(always)]
-    fn row(block: &[u8], group: usize, row: usize) -> Row {
-        row_with_minimum(block, group, row)
+    fn row(block: &[u8], group: usize, row: usize, halves: [f32; 2]) -> Row {
+        row_with_minimum(block, group, row, halves)
     }
 }
 
@@ -181,7 +184,7 @@ impl Panel for Q5K {
     const WORDS: usize = 8;
 
     #[inline(always)]
-    fn words(block: &[u8], group: usize, pair: usize) -> [u64; WORDS] {
+    fn words(block: &[u64], group: usize, pair: usize) -> [u64; WORDS] {
         let offset = 160 + 320 * (group / 2);
         let mut words = nibbles(block, offset + 64, pair, 4 * (group % 2));
         add_fifth_bits(&mut words, block, offset + 32 * (group % 2), pair);
@@ -189,8 +192,8 @@ impl Panel for Q5K {
     }
 
     #[inline(always)]
-    fn row(block: &[u8], group: usize, row: usize) -> Row {
-        row_with_minimum(block, group, row)
+    fn row(block: &[u8], group: usize, row: usize, halves: [f32; 2]) -> Row {
+        row_with_minimum(block, group, row, halves)
     }
 }
 
@@ -201,7 +204,7 @@ impl Panel for Q6K {
     const WORDS: usize = 4; // 8 * 32 * 127 = 32512
 
     #[inline(always)]
-    fn words(block: &[u8], group: usize, pair: usize) -> [u64; WORDS] {
+    fn words(block: &[u64], group: usize, pair: usize) -> [u64; WORDS] {
         let (half, quarter) = (group / 4, group % 4);
         let upper = 144 + 768 * half;
         let mut words = nibbles(block, upper + 256 + 256 * (quarter % 2), pair, 4 * (quarter / 2));
@@ -214,9 +217,9 @@ impl Panel for Q6K {
     }
 
     #[inline(always)]
-    fn row(block: &[u8], group: usize, row: usize) -> Row {
+    fn row(block: &[u8], group: usize, row: usize, [scale, _]: [f32; 2]) -> Row {
         let part = |half: usize| i32::from(block[16 + PANEL_ROWS * (2 * group + half) + row] as i8);
-        Row { scale: half_at(block, 2 * row), parts: [part(0), part(1)], minimum: None }
+        Row { scale, parts: [part(0), part(1)], minimum: None }
     }
 }
 
@@ -257,33 +260,77 @@ impl Token {
     }
 }
 
-/// The panels of one format times one tile of tokens.
+/// Both views of a panel's blocks: bytes, and words of eight, which a core without unaligned loads reads well.
+struct Blocks<'a> {
+    bytes: &'a [u8],
+    /// The same bytes, if they begin at a multiple of eight.
+    words: Option<&'a [u64]>,
+    block_bytes: usize,
+    /// Where a block's words are copied to if they do not.
+    copy: [u64; BLOCK_WORDS_MAX],
+}
+
+impl<'a> Blocks<'a> {
+    fn new(bytes: &'a [u8], block_bytes: usize) -> Blocks<'a> {
+        // SAFETY: any eight bytes are a number.
+        let (before, words, behind) = unsafe { bytes.align_to::<u64>() };
+        let words = (before.is_empty() && behind.is_empty()).then_some(words);
+        Blocks { bytes, words, block_bytes, copy: [0; BLOCK_WORDS_MAX] }
+    }
+
+    /// Block `index`.
+    #[inline(always)]
+    fn block(&mut self, index: usize) -> (&'a [u8], &[u64]) {
+        let bytes = &self.bytes[index * self.block_bytes..][..self.block_bytes];
+        let count = self.block_bytes / 8;
+        match self.words {
+            Some(words) => (bytes, &words[index * count..][..count]),
+            None => {
+                for (word, bytes) in self.copy.iter_mut().zip(bytes.as_chunks().0) {
+                    *word = u64::from_ne_bytes(*bytes);
+                }
+                (bytes, &self.copy[..count])
+            }
+        }
+    }
+}
+
+/// One panel or two neighbours of one format times one tile of tokens; `out` is `[panel][token][row]` from the
+/// tile's first token on, `stride` tokens from a panel to the next.
 #[inline(always)]
-fn multiply<P: Panel>(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    let (columns, bytes) = (P::FORMAT.block_columns(), panel_block_bytes(P::FORMAT).expect("it has panels"));
-    let groups = columns / 32;
+fn multiply<P: Panel>(panels: &mut [Blocks<'_>], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]], stride: usize) {
+    let groups = P::FORMAT.block_columns() / 32;
     let mut tokens = [Token::NONE; INTERLEAVED_TOKENS];
     let tokens = &mut tokens[..x.tokens];
+    let mut halves = [Halves::default(); 2];
     for index in 0..x.columns / 32 {
         for (t, token) in tokens.iter_mut().enumerate() {
             *token = Token::new::<P>(&x.block(t, index), x.totals[index * x.tokens + t]);
         }
-        let (block, group) = (&panel[index / groups * bytes..][..bytes], index % groups);
-        for pair in 0..PANEL_ROWS / 2 {
-            let words = P::words(block, group, pair);
-            let rows = [P::row(block, group, 2 * pair), P::row(block, group, 2 * pair + 1)];
-            for (token, out) in tokens.iter().zip(out.iter_mut()) {
-                let sums = token.dot::<P>(&words);
-                for (which, row) in rows.iter().enumerate() {
-                    let out = &mut out[2 * pair + which];
-                    let sum = if P::WORDS == WORDS || row.parts == [1, 1] {
-                        sums[0][which] + sums[1][which] + token.missing
-                    } else {
-                        row.parts[0] * sums[0][which] + row.parts[1] * sums[1][which]
-                    };
-                    *out = fused(sum as f32, row.scale * token.scale, *out);
-                    if let Some(minimum) = row.minimum {
-                        *out = fused(-minimum, token.total, *out);
+        for (number, (panel, halves)) in panels.iter_mut().zip(&mut halves).enumerate() {
+            let (group, (bytes, block)) = (index % groups, panel.block(index / groups));
+            if group == 0 {
+                for (row, [scale, minimum]) in halves.iter_mut().enumerate() {
+                    *scale = half_at(bytes, 2 * row);
+                    if P::UNSIGNED {
+                        *minimum = half_at(bytes, 16 + 2 * row);
+                    }
+                }
+            }
+            let out = &mut out[number * stride..][..x.tokens];
+            for pair in 0..PANEL_ROWS / 2 {
+                let words = P::words(block, group, pair);
+                let row = |which: usize| P::row(bytes, group, 2 * pair + which, halves[2 * pair + which]);
+                let rows = [row(0), row(1)];
+                for (token, out) in tokens.iter().zip(out.iter_mut()) {
+                    let sums = token.dot::<P>(&words);
+                    for (which, row) in rows.iter().enumerate() {
+                        let out = &mut out[2 * pair + which];
+                        let sum = row.parts[0] * sums[0][which] + row.parts[1] * sums[1][which];
+                        *out = fused((sum + token.missing) as f32, row.scale * token.scale, *out);
+                        if let Some(minimum) = row.minimum {
+                            *out = fused(-minimum, token.total, *out);
+                        }
                     }
                 }
             }
@@ -291,30 +338,34 @@ fn multiply<P: Panel>(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]
     }
 }
 
-/// A panel of Q8_0 times one tile of tokens.
-#[inline(always)]
-fn multiply_q8_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
+/// As [`multiply`], for Q8_0.
+fn multiply_q8_0(panels: &mut [Blocks<'_>], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]], stride: usize) {
     const BYTES: u64 = 0x0000_00ff_0000_00ff;
-    for (index, block) in panel.chunks_exact(272).enumerate() {
-        for (t, out) in out.iter_mut().enumerate() {
-            let x = x.block(t, index);
-            let middle = 128 * (i64::from(x.sums[0]) + i64::from(x.sums[1]));
-            let middle = (middle as u64).wrapping_mul(0x1_0000_0001);
-            for pair in 0..PANEL_ROWS / 2 {
-                let mut sum = 0u64.wrapping_sub(middle);
+    for index in 0..x.columns / 32 {
+        for (number, panel) in panels.iter_mut().enumerate() {
+            let (bytes, words) = panel.block(index);
+            let scales: [f32; PANEL_ROWS] = core::array::from_fn(|row| half_at(bytes, 2 * row));
+            for (t, out) in out[number * stride..][..x.tokens].iter_mut().enumerate() {
+                let x = x.block(t, index);
+                let middle = 128 * (i64::from(x.sums[0]) + i64::from(x.sums[1]));
+                let mut sums = [0u64.wrapping_sub((middle as u64).wrapping_mul(0x1_0000_0001)); PANEL_ROWS / 2];
                 for (v, codes) in x.codes.as_chunks::<4>().0.iter().enumerate() {
-                    // From -128..128 to 0..256.
-                    let bytes = eight(block, 16 + 32 * v, pair) ^ 0x8080_8080_8080_8080;
-                    for (j, code) in codes.iter().enumerate() {
-                        let word = bytes >> (8 * j) & BYTES;
-                        sum = sum.wrapping_add(word.wrapping_mul(i64::from(*code) as u64));
+                    let codes = codes.map(|code| i64::from(code) as u64);
+                    for (pair, sum) in sums.iter_mut().enumerate() {
+                        // From -128..128 to 0..256.
+                        let bytes = eight(words, 16 + 32 * v, pair) ^ 0x8080_8080_8080_8080;
+                        for (j, code) in codes.iter().enumerate() {
+                            *sum = sum.wrapping_add((bytes >> (8 * j) & BYTES).wrapping_mul(*code));
+                        }
                     }
                 }
-                let first = sum as i32;
-                let second = (sum.wrapping_sub(i64::from(first) as u64) >> 32) as i32;
-                for (which, sum) in [first, second].into_iter().enumerate() {
-                    let row = 2 * pair + which;
-                    out[row] = fused(sum as f32, half_at(block, 2 * row) * x.scale, out[row]);
+                for (pair, sum) in sums.into_iter().enumerate() {
+                    let first = sum as i32;
+                    let second = (sum.wrapping_sub(i64::from(first) as u64) >> 32) as i32;
+                    for (which, sum) in [first, second].into_iter().enumerate() {
+                        let row = 2 * pair + which;
+                        out[row] = fused(sum as f32, scales[row] * x.scale, out[row]);
+                    }
                 }
             }
         }
@@ -326,7 +377,8 @@ fn multiply_q8_0(panel: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
 /// # Panics
 /// If lengths do not belong together.
 pub(crate) fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out: &mut [[f32; PANEL_ROWS]]) {
-    let multiply: fn(&[u8], &Codes<'_>, &mut [[f32; PANEL_ROWS]]) = match format {
+    type Multiply = fn(&mut [Blocks<'_>], &Codes<'_>, &mut [[f32; PANEL_ROWS]], usize);
+    let multiply: Multiply = match format {
         Format::Q4_0 => multiply::<Q4_0>,
         Format::Q5_0 => multiply::<Q5_0>,
         Format::Q8_0 => multiply_q8_0,
@@ -337,13 +389,13 @@ pub(crate) fn multiply_panels(format: Format, panels: &[u8], x: &Codes<'_>, out:
     };
     out.fill([0.0; PANEL_ROWS]);
     let panel_bytes = panel_bytes(format, x.columns).expect("columns are whole blocks");
-    for (index, out) in out.chunks_exact_mut(x.tokens.max(1)).enumerate() {
-        let panel = &panels[index * panel_bytes..][..panel_bytes];
-        let mut rest = out;
-        for x in x.tiles() {
-            let (out, behind) = rest.split_at_mut(x.tokens);
-            multiply(panel, &x, out);
-            rest = behind;
-        }
+    let block_bytes = panel_block_bytes(format).expect("it has panels");
+    let (first, second) = panels.split_at(panel_bytes);
+    let mut panels = [Blocks::new(first, block_bytes), Blocks::new(second, block_bytes)];
+    let panels = &mut panels[..if second.is_empty() { 1 } else { 2 }];
+    let mut token = 0;
+    for tile in x.tiles() {
+        multiply(panels, &tile, &mut out[token..], x.tokens);
+        token += tile.tokens;
     }
 }

@@ -35,25 +35,13 @@ mod attention;
 mod elementwise;
 mod floats;
 mod quantised;
-
-use crate::arch::{Codes, portable};
-use crate::{Format, PANEL_ROWS};
+mod rows;
 
 pub(crate) use attention::{attend, store_head};
 pub(crate) use elementwise::{add, geglu, quantize_tile, rms_norm, rope_rotate, scale, softmax, swiglu};
 pub(crate) use floats::multiply_floats;
 pub(crate) use quantised::multiply_panels;
-
-/// TEMP
-pub(crate) unsafe fn multiply_rows(
-    format: Format,
-    rows: &[u8],
-    count: usize,
-    x: &Codes<'_>,
-    out: &mut [[f32; PANEL_ROWS]],
-) {
-    portable::multiply_rows(format, rows, count, x, out);
-}
+pub(crate) use rows::multiply_rows;
 
 /// Whether this core has V; without `std` whether the build takes it for granted.
 pub(crate) fn runs_here() -> bool {
