@@ -153,7 +153,9 @@ impl Announcement {
         if let Some(rate) = rates.into_iter().flatten().find(|rate| !(rate.is_finite() && *rate >= 0.0)) {
             return refuse(format!("the rate {rate} is not a number of zero or more"));
         }
-        if let Some((_, seconds)) = self.next_pings.iter().find(|(_, seconds)| seconds.is_nan() || *seconds < 0.0) {
+        if let Some((_, seconds)) =
+            self.next_pings.iter().find(|(_, seconds)| seconds.is_nan() || *seconds < 0.0)
+        {
             return refuse(format!("the round-trip time {seconds} s is not a number of zero or more"));
         }
         if self.adapters.len() > ADAPTERS_MAX || self.next_pings.len() > NEXT_PINGS_MAX {
