@@ -1,5 +1,6 @@
-//! Any bytes as msgpack and as a dictionary of the DHT: what is read is written again to bytes that read the
-//! same.
+//! Any bytes as msgpack and as a dictionary of the DHT.
+//!
+//! What is read is written again to bytes that read the same.
 
 #![no_main]
 

@@ -1,5 +1,6 @@
-//! A node of the Hivemind DHT on its own, driven by JSON lines: what `ci/interop` and `ci/bench/dht` compare
-//! with the real Hivemind.
+//! A node of the Hivemind DHT on its own, driven by JSON lines.
+//!
+//! It is what `ci/interop` and `ci/bench/dht` compare with the real Hivemind.
 //!
 //! usage: dht_peer [--client] [--name NAME] [--initial-peers MULTIADDR...]
 //!
