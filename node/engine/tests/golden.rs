@@ -93,10 +93,18 @@ fn worst_block(path: &Path, options: &EngineOptions, blocks: usize, hidden: usiz
     worst
 }
 
+/// The sets to run: the one that `KWAAINET_KERNELS` forces, which keeps an emulated run short, or every one.
+fn sets() -> Vec<Kernels> {
+    match std::env::var_os("KWAAINET_KERNELS") {
+        Some(_) => vec![Kernels::from_environment().expect("the set that is forced runs here")],
+        None => Kernels::available().collect(),
+    }
+}
+
 #[test]
 fn every_family_gives_the_reference_logits_from_both_kinds_of_file_with_every_kernel_set() {
     let Some(models) = models("golden") else { return };
-    for kernels in Kernels::available() {
+    for kernels in sets() {
         for (name, file, golden) in EXACT {
             let golden = Golden::read(models.join(format!("{golden}.safetensors")));
             let options = options(kernels, Quantize::Keep);
@@ -123,7 +131,7 @@ fn every_family_gives_the_reference_logits_from_both_kinds_of_file_with_every_ke
 #[test]
 fn quantised_files_decoded_to_f32_give_the_reference_logits() {
     let Some(models) = models("quantised golden") else { return };
-    for kernels in Kernels::available() {
+    for kernels in sets() {
         for (name, file) in QUANTISED {
             let golden = Golden::read(models.join(format!("{file}.golden.safetensors")));
             let parent = Path::new(file).parent().expect("a folder");
@@ -149,7 +157,7 @@ fn quantised_files_decoded_to_f32_give_the_reference_logits() {
 #[test]
 fn activations_of_eight_bits_leave_the_text_of_the_real_model_as_it_is() {
     let Some(models) = models("quantised text") else { return };
-    for kernels in Kernels::available() {
+    for kernels in sets() {
         for (name, file) in QUANTISED.iter().filter(|(name, _)| name.starts_with("tales4m")) {
             let golden = Golden::read(models.join(format!("{file}.golden.safetensors")));
             let prompt = Golden::read(models.join("tales4m/golden.safetensors")).ids("prompt_ids");
