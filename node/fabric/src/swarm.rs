@@ -415,7 +415,7 @@ impl Task {
             }
             _ => PeerState::Dialled,
         };
-        let reason = words(error);
+        let reason = dial_words(error);
         self.book().dial_failed(peer, state, &reason, random(), Instant::now());
         match self.waiting.get(&peer).map(|waiting| waiting.searched) {
             Some(false) => self.search_for_waiting(peer),
@@ -656,6 +656,20 @@ pub(crate) fn words(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Why a dial failed: for each address what it came to in the end. The layers between (a transport tried, an
+/// upgrade, a second transport that does not know such addresses) each tell the same again.
+fn dial_words(error: &DialError) -> String {
+    let DialError::Transport(errors) = error else { return words(error) };
+    let each = errors.iter().map(|(address, error)| {
+        let mut last: &dyn std::error::Error = error;
+        while let Some(cause) = last.source() {
+            last = cause;
+        }
+        format!("{address}: {last}")
+    });
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// Whether an error came from the encrypted handshake, behind a connection that worked.

@@ -101,7 +101,10 @@ impl Kind {
             Kind::Number { .. } => Value::Number(text.parse().map_err(|_| self.refusal(text))?),
             Kind::Text(_) | Kind::OneOf(_) => Value::Text(text.to_owned()),
             Kind::List(_) => {
-                let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+                // As the file has it, in brackets and quotes, or bare.
+                let bare = text.trim().strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+                let items = bare.unwrap_or(text).split(',').map(|item| item.trim().trim_matches('"'));
+                let items = items.filter(|item| !item.is_empty());
                 Value::List(items.map(str::to_owned).collect())
             }
         };
@@ -244,5 +247,7 @@ mod tests {
         }
         assert_eq!(Kind::List(Text::Name).parse(" a , ,b").unwrap().to_string(), "a,b");
         assert_eq!(Kind::List(Text::Name).parse("").unwrap(), Value::List(Vec::new()));
+        assert_eq!(Kind::List(Text::Name).parse("[]").unwrap(), Value::List(Vec::new()));
+        assert_eq!(Kind::List(Text::Name).parse("[\"a\", \"b\"]").unwrap().to_string(), "a,b");
     }
 }
